@@ -23,7 +23,7 @@ from asap_core.clock import Instant, Moment, WallTime
 from asap_core.request_values import frozen
 
 
-@frozen(kw_only=True)
+@frozen
 class AdmissionQuestion:
     """Everything that admission depends on.
 
@@ -187,28 +187,27 @@ class LocalAdmission:
         )
         return cls(guard=guard, table=table, key=key)
 
-    def ask(self, question: AdmissionQuestion, *, at: Moment) -> AdmissionAnswer:
+    def ask(self, question: AdmissionQuestion, at: Moment) -> AdmissionAnswer:
         """Answer one question, and remember its nonce and key if it's admitted."""
         if question.idempotency_key is None:
             return self._claim(question, at)
         key = scoped_key(question, question.idempotency_key, self._key_hash)
-        known = self._what_is_known(key, question, at.now)
-        if known is not None:
-            return known
+        found = self._table.find(key, question.digest, at.now)
+        if not isinstance(found, Free):
+            return self._what_is_known(found, key)
         if not self._table.room():
             return Saturated(self._table.until_room(at.now))
         claimed = self._claim(question, at)
         if claimed is not _ADMITTED:
             return claimed
         owner = question.sender if question.authenticated else ""
-        self._table.begin(key, question.digest, deadline=question.deadline, now=at.now, owner=owner)
+        self._table.begin(key, question.digest, question.deadline, at.now, owner)
         return Admitted(Reservation(key))
 
-    def _what_is_known(self, key: bytes, question: AdmissionQuestion, now: Instant) -> AdmissionAnswer | None:
-        found = self._table.find(key, question.digest, now=now)
+    def _what_is_known(
+        self, found: Working | Finished | Gone | Lost | KeyReused, key: bytes
+    ) -> Running | Stored | AnswerGone | OutcomeUnknown | Mismatch:
         match found:
-            case Free():
-                return None
             case Working(seconds):
                 return Running(min(seconds, ASK_AGAIN), key)
             case Finished(outcome):

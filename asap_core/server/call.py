@@ -327,20 +327,20 @@ def _ask_with_key(context: CallContext, question: AdmissionQuestion, at: Moment)
     if admission is None:
         context.start_asking()
         return Admit(question, context, context.step)
-    return _after_admission(context, question, admission.ask(question, at=at), at.now)
+    return _after_admission(context, question, admission.ask(question, at), at.now)
 
 
 def _question(context: CallContext, nonce: str | None) -> AdmissionQuestion:
     key = context.call.idempotency_key
     return AdmissionQuestion(
-        sender=context.envelope.sender,
-        authenticated=isinstance(context.principal, Authenticated),
-        peer=context.peer,
-        nonce=nonce,
-        issued=context.issued,
-        idempotency_key=key,
-        digest=b"" if key is None else _what_is_asked(context),
-        deadline=context.agent.policy.handler_deadline,
+        context.envelope.sender,
+        isinstance(context.principal, Authenticated),
+        context.peer,
+        nonce,
+        context.issued,
+        key,
+        b"" if key is None else _what_is_asked(context),
+        context.agent.policy.handler_deadline,
     )
 
 

@@ -23,6 +23,7 @@ except ImportError:  # the core works without it, slower
     msgspec = None
 else:
     _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
+    _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 # An envelope needs 5 levels, a JSON Schema in a manifest perhaps 20; CPython's own readers fail near 1,000.
 MAX_DEPTH: Final = 64
@@ -207,7 +208,7 @@ def _write_fast(value: object, max_depth: int) -> bytes | None:
 def stable_json(value: object) -> bytes:
     """Write plain values with sorted keys: equal values give equal bytes. For digests within one installation."""
     if msgspec is not None:
-        sorted_text: bytes = msgspec.json.encode(value, order="sorted")
+        sorted_text: bytes = _encode_sorted(value)
         return sorted_text
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
 

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.json import Decoder, Encoder, format as reformat
 
-from asap_core.wire.envelope import ANSWERS, ID, Envelope, normalise_payload_type
+from asap_core.wire.envelope import ANSWERS, Envelope, normalise_payload_type
 from asap_core.wire.json import COUNTED, opened
 from asap_core.wire.json_types import JsonObject
 from asap_core.wire.jsonrpc import MAX_ID, MAX_ID_NUMBER, Call
@@ -26,7 +26,7 @@ _CallId = Annotated[str, Meta(max_length=MAX_ID)] | Annotated[int, Meta(ge=-MAX_
 class _PlainEnvelope(Struct, gc=False):
     """The keys in the order in which clients write them. Clients of 1.1 leave out those that are null."""
 
-    id: str
+    id: _Short
     asap_version: str
     timestamp: datetime
     sender: str
@@ -107,7 +107,7 @@ def _checked(read: _PlainEnvelope) -> Envelope | None:
     """Return the envelope if it also obeys the rules that aren't in the types above."""
     correlation_id = None if read.correlation_id is UNSET else read.correlation_id
     if not (
-        ID.fits(read.id)
+        read.id.isprintable()
         and read.timestamp.tzinfo is UTC
         and URN.fits(read.sender)
         and URN.fits(read.recipient)

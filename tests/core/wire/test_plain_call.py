@@ -287,7 +287,7 @@ TRAPS += [compact(OURS).replace(b"2.5", b"2.50"), spaced(OURS).replace(b'"nonce"
 MUTANTS = {
     "a key may be repeated": ("if written != data and", "if False and"),
     "any longer text passes": ("written != reformat(data, indent=-1)", "False"),
-    "the id may be anything": ("ID.fits(read.id)", "True"),
+    "the id may be anything": ("read.id.isprintable()", "True"),
     "the sender may be anything": ("and URN.fits(read.sender)", ""),
     "the recipient may be anything": ("and URN.fits(read.recipient)", ""),
     "the timestamp is in any zone": ("and read.timestamp.tzinfo is UTC", ""),
