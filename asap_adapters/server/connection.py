@@ -117,9 +117,8 @@ class _Connection:
 
     def _opened(self, head: PlainHead | Head, data: bytes) -> "tuple[Request, _PlainWire | H11Wire]":
         match head:
-            case PlainHead(method, target, headers):
-                request = Request(method=method, target=target, headers=headers, peer=self.peer, local=self.local)
-                return request, _PlainWire(self.channel, head, data)
+            case PlainHead():
+                return head.request(peer=self.peer, local=self.local), _PlainWire(self.channel, head, data)
             case Head():
                 from asap_adapters.server.h11_wire import H11Wire  # noqa: PLC0415 - loaded when the server has started
 

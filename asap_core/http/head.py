@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from asap_core.http.fields import CONTROL, TOKEN
 from asap_core.http.messages import Headers, Request, collect
@@ -218,6 +218,7 @@ class PlainHead:
     length: how many bytes of body follow.
     stays_open: whether the client may send another request after this one.
     end: how many bytes the head has, with its closing empty line.
+    fields: the headers by name.
     """
 
     method: str
@@ -226,6 +227,32 @@ class PlainHead:
     length: int
     stays_open: bool
     end: int
+    fields: dict[bytes, bytes] = field(repr=False)
+
+    def request(self, *, peer: str, local: str = "") -> "PlainRequest":
+        """Return the request. `peer`, `local`: as in `Request`."""
+        path = self.target.partition("?")[0]
+        return PlainRequest(
+            method=self.method,
+            target=self.target,
+            headers=self.headers,
+            peer=peer,
+            local=local,
+            path=path,
+            fields=self.fields,
+        )
+
+
+@frozen(kw_only=True)
+class PlainRequest(Request):
+    """A request with a plain head, and what its reader knows of it, so that an exchange needn't look again.
+
+    path: as `judge` returns it.
+    fields: the headers as `collect` returns them.
+    """
+
+    path: str
+    fields: dict[bytes, bytes] = field(repr=False)
 
 
 def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead | None:
@@ -256,5 +283,5 @@ def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead
     if not _SPECIAL.isdisjoint(fields):
         return None
     return PlainHead(
-        method.decode("ascii"), target.decode("ascii"), tuple(headers), int(length), stays_open, match.end()
+        method.decode("ascii"), target.decode("ascii"), tuple(headers), int(length), stays_open, match.end(), fields
     )

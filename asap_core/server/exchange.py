@@ -60,7 +60,7 @@ from asap_core.clock import Instant, Moment
 from asap_core.errors import Problem
 from asap_core.http.body import BadCoding, Body, BodyTooLarge
 from asap_core.http.fields import members
-from asap_core.http.head import BadHead, judge
+from asap_core.http.head import BadHead, PlainRequest, judge
 from asap_core.http.messages import Headers, Request, Response, collect, header_values, json_response
 from asap_core.http.pages import PREFLIGHT, PageAllowed, PageRefused
 from asap_core.http.proxies import caller_of
@@ -494,8 +494,12 @@ _DOCUMENTS: Final[dict[str, Callable[[_ExchangeContext], Response]]] = {
 
 def open_exchange(agent: Serving, request: Request, now: Instant) -> TakeLimit | Authenticate | ReadBody | Respond:
     """Check target, method and framing. A request for a document is answered at once."""
-    headers = collect(request.headers)
-    path = judge(request.method, request.target, headers)
+    path: str | BadHead
+    if isinstance(request, PlainRequest):
+        headers, path = request.fields, request.path
+    else:
+        headers = collect(request.headers)
+        path = judge(request.method, request.target, headers)
     policy, peer_known = agent.policy, True
     if policy.trusted_proxies:
         header = policy.forwarded_header

@@ -1,9 +1,10 @@
 """The heads of most requests, read by one pattern: it accepts only what has one meaning, and refuses nothing."""
 
 import pytest
+from attrs import asdict
 from hypothesis import given, strategies as st
 
-from asap_core.http.head import BadHead, Head, HeadReader, PlainHead, judge, read_plain_head
+from asap_core.http.head import Head, HeadReader, PlainHead, judge, read_plain_head
 from asap_core.http.messages import Request, collect
 
 START = b"POST /asap HTTP/1.1\r\nHost: a\r\n"
@@ -24,7 +25,7 @@ class TestAccepted:
     def test_a_head_is_read_up_to_its_body(self) -> None:
         data = b"Get /a%20b?c={d} HTTP/1.1\r\nHOST:a.example:80\r\nX-Y:\t\xe9 b? \r\nZ:\r\nContent-Length: 007\r\n\r\n"
         headers = ((b"host", b"a.example:80"), (b"x-y", b"\xe9 b?"), (b"z", b""), (b"content-length", b"007"))
-        expected = PlainHead("Get", "/a%20b?c={d}", headers, 7, stays_open=True, end=len(data))
+        expected = PlainHead("Get", "/a%20b?c={d}", headers, 7, True, len(data), dict(headers))
         assert read(data + b"rest\r\n\r\n") == expected
 
     def test_a_head_without_a_length_has_no_body(self) -> None:
@@ -166,8 +167,10 @@ def test_whatever_is_accepted_the_other_readers_accept_and_read_the_same(data, m
     head = HeadReader(max_size=max_size, max_fields=max_fields).feed(data)
     assert isinstance(head, Head)
     assert (head.data, head.rest) == (data[: plain.end], data[plain.end :])
-    request = Request(method=plain.method, target=plain.target, headers=plain.headers, peer="p", local="l")
-    assert head.request(peer="p", local="l") == request
-    assert not isinstance(judge(plain.method, plain.target, collect(plain.headers)), BadHead)
+    request = plain.request(peer="p", local="l")
+    general = Request(method=plain.method, target=plain.target, headers=plain.headers, peer="p", local="l")
+    assert head.request(peer="p", local="l") == general
+    assert asdict(request) == {**asdict(general), "path": request.path, "fields": collect(plain.headers)}
+    assert request.path == judge(plain.method, plain.target, request.fields)
     assert plain.end <= max_size
     assert len(plain.headers) <= max_fields
