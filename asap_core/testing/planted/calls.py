@@ -161,8 +161,6 @@ class Calls:
         sender = str(envelope["sender"] or caller.urn)  # without a sender only with a switch
         if self.broken("identity.sender_prefix") and sender.startswith(caller.urn):
             return
-        if self.broken("identity.sender_case") and sender.lower() == caller.urn:
-            return
         if sender != caller.urn:
             details: dict[str, object] = {"sender": sender} if self.broken("errors.echo_sender") else {}
             if self.broken("errors.tells_the_tokens_agent"):

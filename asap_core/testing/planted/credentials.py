@@ -53,7 +53,7 @@ class Credentials:
         if scheme.lower() != "bearer" and not self.broken("identity.any_scheme"):
             return CallFault("unauthenticated")
         token = token.strip(" \t")
-        if not _is_token(token) and not self.broken("identity.token_grammar"):
+        if not _is_token(token):
             return CallFault("credential")
         return self._caller_of(token, tokens, request)
 
