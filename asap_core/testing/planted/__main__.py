@@ -38,12 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print_matrix(switches: Iterable[str], jobs: int) -> int:
     from asap_core.testing.laws.catalogue import LAWS  # noqa: PLC0415 - the laws need attrs
-    from asap_core.testing.planted.matrix import broken_by, lines, measure  # noqa: PLC0415 - as above
+    from asap_core.testing.planted.matrix import broken_by, complaints, lines, measure  # noqa: PLC0415 - as above
 
-    wrong = broken_by(None, LAWS)
-    for line in lines(measure(switches, processes=jobs)):
+    matrix = measure(switches, processes=jobs)
+    for line in lines(matrix):
         print(line)
-    print(f"laws that the correct agent breaks ({len(wrong)}): {' '.join(wrong) or 'none'}")
+    wrong = [f"{law} is broken by the correct agent" for law in broken_by(None, LAWS)]
+    # Some switches say nothing about all laws.
+    wrong += complaints(matrix, LAWS if len(matrix) == len(SWITCHES) else ())
+    for line in wrong:
+        print(f"WRONG: {line}")
     return 1 if wrong else 0
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from asap_core.testing.laws.catalogue import LAWS
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.runner import LawResult
+from asap_core.testing.planted.found_by import UNFOUND, WIDER
 from asap_core.testing.planted.switches import SWITCHES
 from asap_core.testing.planted.trial import asked_for, tried
 
@@ -49,14 +50,25 @@ def measure(switches: Iterable[str] = SWITCHES, *, processes: int = 1) -> Matrix
     return {name: found[name] for name in names}
 
 
+def complaints(matrix: Matrix, laws: Sequence[Law] = LAWS) -> Iterator[str]:
+    """Compare a matrix with `found_by`. Yields what is wrong; nothing if all is as the tables say."""
+    explained = {name for names in WIDER.values() for name in names}
+    for name, broken in matrix.items():
+        others = [law for law in broken if law.partition(".")[0] != name.partition(".")[0]]
+        if not broken and name not in UNFOUND:
+            yield f"{name} breaks no law, and isn't in UNFOUND"
+        if broken and name in UNFOUND:
+            yield f"{name} is in UNFOUND, and breaks {', '.join(broken)}"
+        if others and name not in explained:
+            yield f"{name} breaks laws of other groups, and isn't in WIDER: {', '.join(others)}"
+    found = {law for broken in matrix.values() for law in broken}
+    yield from (f"{law.id} is broken by no switch" for law in laws if law.id not in found)
+
+
 def lines(matrix: Matrix) -> Iterator[str]:
     """Write the matrix for people."""
     for name, broken in matrix.items():
         yield f"{name:44} {' '.join(broken) or '-'}"
     unfound = [name for name, broken in matrix.items() if not broken]
-    found = {law for broken in matrix.values() for law in broken}
-    kept = [law.id for law in LAWS if law.id not in found]
     yield ""
-    yield f"{len(matrix)} switches, {len(LAWS)} laws"
-    yield f"switches that break no law ({len(unfound)}): {' '.join(unfound) or 'none'}"
-    yield f"laws that no switch breaks ({len(kept)}): {' '.join(kept) or 'none'}"
+    yield f"{len(LAWS)} laws, {len(matrix)} switches, of which {len(unfound)} break no law"

@@ -5,7 +5,9 @@ import pytest
 from asap_core.testing.laws.catalogue import LAWS
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.runner import LawResult
-from asap_core.testing.planted.matrix import EXPENSIVE, broken_by, measure
+from asap_core.testing.planted.found_by import UNFOUND, WIDER
+from asap_core.testing.planted.matrix import EXPENSIVE, broken_by, complaints, measure
+from asap_core.testing.planted.switches import SWITCHES
 from asap_core.testing.planted.trial import asked_for, tried
 
 # Laws that take a second, each with a switch that breaks it: the search would try others first.
@@ -34,3 +36,24 @@ def test_laws_that_did_not_ask_for_a_switch_are_kept_with_it(switch: str) -> Non
     """So the matrix needn't try them."""
     cheap = [law for law in LAWS if law.id not in EXPENSIVE]
     assert broken_by(switch, cheap) == measure([switch])[switch]
+
+
+def test_the_tables_name_switches_once() -> None:
+    explained = [name for names in WIDER.values() for name in names]
+    assert len(explained) == len(set(explained))
+    assert {*explained, *UNFOUND} <= SWITCHES.keys()
+
+
+def test_a_matrix_that_the_tables_do_not_explain_is_complained_of() -> None:
+    first, second = LAWS[0].id, LAWS[-1].id
+    matrix = {
+        "json_text.nan": (),
+        "json_text.infinity": (first,),
+        "replay.evicted_at_the_bound": ("replay.same_envelope",),
+    }
+    assert [*complaints(matrix, [LAWS[0], LAWS[-1]])] == [
+        "json_text.nan breaks no law, and isn't in UNFOUND",
+        f"json_text.infinity breaks laws of other groups, and isn't in WIDER: {first}",
+        "replay.evicted_at_the_bound is in UNFOUND, and breaks replay.same_envelope",
+        f"{second} is broken by no switch",
+    ]
