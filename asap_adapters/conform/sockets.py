@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, assert_never
 
 from attrs import define, field, frozen
@@ -24,8 +25,10 @@ from asap_core.testing.laws.effects import (
     ResetTarget,
     SendBytes,
     SendRequest,
+    SendTogether,
+    Together,
 )
-from asap_core.testing.laws.http_messages import Answer, read_answers
+from asap_core.testing.laws.http_messages import Answer, HttpRequest, read_answers
 from asap_core.testing.laws.verdicts import Need
 
 _CHUNK: Final = 65_536
@@ -96,11 +99,15 @@ class SocketExecutor:
         """See `Executor`. Raises TooMuchTraffic past the bound of a run."""
         match effect:
             case SendRequest(request, seconds):
-                return self._one_answer([request.to_bytes()], seconds, request.method)
+                return self._one_answer(request, seconds)
             case SendBytes(pieces, answers, seconds, methods):
                 data, ended, _ = self._exchange(pieces, seconds, answers, methods)
                 whole, rest = read_answers(data, methods, closed=ended)
                 return AnswersToBytes(tuple(whole), rest, ended, data)
+            case SendTogether(requests, seconds):
+                with ThreadPoolExecutor(len(requests)) as threads:
+                    sent = [threads.submit(self._one_answer, each, seconds) for each in requests]
+                    return Together(tuple(each.result() for each in sent))
             case Pause(seconds):
                 time.sleep(seconds)
                 return Passed()
@@ -109,9 +116,9 @@ class SocketExecutor:
             case _:
                 assert_never(effect)
 
-    def _one_answer(self, pieces: Sequence[bytes], seconds: float, method: str) -> Answer:
-        data, ended, problem = self._exchange(pieces, seconds, 1, (method,))
-        answers, _ = read_answers(data, (method,), closed=ended)
+    def _one_answer(self, request: HttpRequest, seconds: float) -> Answer:
+        data, ended, problem = self._exchange([request.to_bytes()], seconds, 1, (request.method,))
+        answers, _ = read_answers(data, (request.method,), closed=ended)
         return answers[0] if answers else Answer(raw=data, problem=problem or "the answer isn't whole")
 
     def _exchange(

@@ -1,11 +1,12 @@
 """Laws of batches: an array of requests is answered by an array."""
 
+import gzip
 from typing import Final
 
 from asap_core.testing.laws.checks import check, refused
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.http_messages import Answer
-from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup
 from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_types import Json
@@ -38,8 +39,10 @@ def answers_in_order(lab: Lab) -> Steps[None]:
 )
 def an_invalid_request_inside(lab: Lab) -> Steps[None]:
     """An invalid request in a batch is refused in its place, and the others are carried out."""
-    answer = yield from lab.call([lab.rpc(lab.envelope()), 1, lab.rpc(lab.envelope())])
-    check(_kinds(answer) == ["result", "error", "result"], f"{answer}: {_kinds(answer)}")
+    invalid: tuple[tuple[str, Json], ...] = (("a number", 1), ("an array", [lab.rpc(lab.envelope())]), ("nothing", {}))
+    for example, wrong in invalid:
+        answer = yield from lab.call([lab.rpc(lab.envelope()), wrong, lab.rpc(lab.envelope())])
+        check(_kinds(answer) == ["result", "error", "result"], f"{answer}: {_kinds(answer)}", example)
 
 
 @BATCH.law(
@@ -64,3 +67,36 @@ def one_envelope_twice_in_a_batch(lab: Lab) -> Steps[None]:
     envelope = lab.envelope()
     answer = yield from lab.call([lab.rpc(envelope), lab.rpc(envelope)])
     check(sorted(_kinds(answer)) == ["error", "result"], f"{answer}: {_kinds(answer)}")
+
+
+@BATCH.law(clause="docs/wire.md §4.1", expected="an array with one answer", needs=_NEEDS)
+def a_batch_of_one(lab: Lab) -> Steps[None]:
+    """A batch of one request is answered by an array."""
+    answer = yield from lab.call([lab.rpc(lab.envelope())])
+    check(_kinds(answer) == ["result"], f"{answer}: {_kinds(answer)}")
+
+
+@BATCH.law(clause="docs/wire.md §4.1; docs/errors.md", expected="status 200", needs=_NEEDS)
+def status_of_batches(lab: Lab) -> Steps[None]:
+    """A batch is answered with status 200, also if all its requests are refused."""
+    for example, call in (("accepted", lab.rpc(lab.envelope())), ("refused", lab.rpc(lab.envelope(payload=1)))):
+        answer = yield from lab.call([call, call])
+        check(answer.status == 200 and len(answer.items) == 2, answer, example)  # noqa: PLR2004 - HTTP's
+
+
+@BATCH.law(clause="docs/security.md 7", expected="each of the two is refused", needs=_NEEDS | {Need.AUTH})
+def each_sender_is_checked(lab: Lab) -> Steps[None]:
+    """Each envelope of a batch must come from the token's agent, wherever it stands."""
+    foreign = [lab.rpc(lab.envelope(sender="urn:asap:agent:somebody-else")) for _ in range(2)]
+    answer = yield from lab.call([foreign[0], lab.rpc(lab.envelope()), foreign[1]])
+    check(_kinds(answer) == ["error", "result", "error"], f"{answer}: {_kinds(answer)}")
+
+
+@BATCH.law(
+    clause="docs/security.md 24", expected="an array of the answers", needs=_NEEDS | {Need.COMPRESSION}, strict=True
+)
+def compressed_batches(lab: Lab) -> Steps[None]:
+    """A batch that is compressed is answered by an array too."""
+    body = gzip.compress(to_body([lab.rpc(lab.envelope()), lab.rpc(lab.envelope())]))
+    answer = yield from lab.post(body, headers=[("Content-Encoding", "gzip")])
+    check(_kinds(answer) == ["result", "result"], f"{answer}: {_kinds(answer)}")

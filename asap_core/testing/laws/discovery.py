@@ -3,11 +3,11 @@
 from typing import Final
 
 from asap_core.testing.laws.checks import check
-from asap_core.testing.laws.effects import Steps
+from asap_core.testing.laws.effects import SendBytes, Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Lab
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import LawNotTried
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 DISCOVERY: Final = LawGroup("discovery", "the manifest and the health document")
 
@@ -65,3 +65,104 @@ def _etag(lab: Lab) -> Steps[str]:
     if etag is None:
         raise LawNotTried("the manifest has no ETag")
     return etag
+
+
+_METHODS: Final = ("POST", "PUT", "DELETE")
+
+
+@DISCOVERY.law(clause="RFC 9110 §15.5.6", expected="status 405", severity=Severity.SHOULD)
+def documents_are_read_only(lab: Lab) -> Steps[None]:
+    """The documents are answered to GET and HEAD only."""
+    for path in (MANIFEST_PATH, HEALTH_PATH):
+        for method in _METHODS:
+            answer = yield from lab.get(path, method=method)
+            check(answer.status == 405, answer, f"{method} {path}")  # noqa: PLR2004 - HTTP's
+
+
+@DISCOVERY.law(clause="docs/wire.md §6; RFC 9110 §8.8.3", expected="a strong ETag in quotes")
+def a_strong_etag(lab: Lab) -> Steps[None]:
+    """The manifest has a strong ETag."""
+    etag = (yield from lab.get(MANIFEST_PATH)).header("etag") or ""
+    check(len(etag) > 2 and etag[0] == etag[-1] == '"', f"ETag: {etag!r}")  # noqa: PLR2004 - its quotes
+
+
+@DISCOVERY.law(clause="docs/wire.md §6", expected="Cache-Control with max-age", severity=Severity.SHOULD)
+def the_manifest_is_cached(lab: Lab) -> Steps[None]:
+    """The manifest says how long it may be cached."""
+    got = (yield from lab.get(MANIFEST_PATH)).header("cache-control") or ""
+    check("max-age=" in got.lower(), f"Cache-Control: {got!r}")
+
+
+@DISCOVERY.law(clause="RFC 9111 §4.2.2", expected="Cache-Control: no-store", severity=Severity.HARDENING, strict=True)
+def health_is_not_cached(lab: Lab) -> Steps[None]:
+    """The health document isn't cached: a cache would report an agent healthy that isn't."""
+    got = (yield from lab.get(HEALTH_PATH)).header("cache-control") or ""
+    check("no-store" in got.lower() or "no-cache" in got.lower(), f"Cache-Control: {got!r}")
+
+
+@DISCOVERY.law(clause="docs/wire.md §6", expected="every field of §6; `uptime_seconds` isn't negative")
+def fields_of_health(lab: Lab) -> Steps[None]:
+    """The health document has every field, and a possible uptime."""
+    document = (yield from lab.get(HEALTH_PATH)).document
+    missing = [name for name in ("status", "agent_id", "version", "uptime_seconds") if name not in document]
+    check(not missing, f"without {', '.join(missing)}")
+    uptime = document["uptime_seconds"]
+    check(isinstance(uptime, int | float) and uptime >= 0, f"uptime_seconds: {uptime!r}")
+
+
+@DISCOVERY.law(clause="RFC 9110 §13.1.2", expected="status 304", severity=Severity.SHOULD, strict=True)
+def any_version_is_known(lab: Lab) -> Steps[None]:
+    """`If-None-Match: *` is answered 304."""
+    answer = yield from lab.get(MANIFEST_PATH, headers=[("If-None-Match", "*")])
+    check(answer.status == 304, answer)  # noqa: PLR2004 - HTTP's
+
+
+@DISCOVERY.law(clause="RFC 9110 §13.1.2", expected="status 304", severity=Severity.SHOULD, strict=True)
+def weak_comparison(lab: Lab) -> Steps[None]:
+    """An ETag that a proxy has made weak is still known."""
+    etag = yield from _etag(lab)
+    answer = yield from lab.get(MANIFEST_PATH, headers=[("If-None-Match", f"W/{etag.removeprefix('W/')}")])
+    check(answer.status == 304, answer)  # noqa: PLR2004 - HTTP's
+
+
+@DISCOVERY.law(
+    clause="RFC 9110 §15.4.5", expected="ETag and Cache-Control, as with 200", severity=Severity.SHOULD, strict=True
+)
+def fields_of_304(lab: Lab) -> Steps[None]:
+    """An answer 304 has the fields that a cache updates."""
+    etag = yield from _etag(lab)
+    answer = yield from lab.get(MANIFEST_PATH, headers=[("If-None-Match", etag)])
+    check(answer.header("etag") == etag, f"ETag: {answer.header('etag')}")
+    check(answer.header("cache-control"), "no Cache-Control")
+
+
+@DISCOVERY.law(clause="RFC 9110 §15.4.5", expected="no bytes after the head of 304", needs={Need.BYTES})
+def no_body_of_304(lab: Lab) -> Steps[None]:
+    """An answer 304 has no body: the next answer would begin in it."""
+    etag = yield from _etag(lab)
+    request = lab.request("GET", lab.root + MANIFEST_PATH, headers=[("If-None-Match", etag)])
+    got = yield from SendBytes((request.to_bytes(),))
+    check(got.first.status == 304 and not got.rest, f"{got.first}, {len(got.rest)} bytes after it")  # noqa: PLR2004
+    check(len(got.answers) == 1, f"{len(got.answers)} answers")
+
+
+@DISCOVERY.law(
+    clause="RFC 9110 §9.1, §9.3.2",
+    expected="status 200, and the Content-Length that GET has",
+    severity=Severity.SHOULD,
+    strict=True,
+)
+def head_of_documents(lab: Lab) -> Steps[None]:
+    """HEAD is answered for both documents, with the headers of GET."""
+    for path in (MANIFEST_PATH, HEALTH_PATH):
+        answer = yield from lab.get(path, method="HEAD")
+        check(answer.status == 200, answer, path)  # noqa: PLR2004 - HTTP's
+        check((answer.header("content-length") or "0") != "0", "no Content-Length", path)
+
+
+@DISCOVERY.law(clause="RFC 9110 §15.5.5", expected="status 404", severity=Severity.SHOULD)
+def unknown_paths(lab: Lab) -> Steps[None]:
+    """A path that the agent doesn't have is answered 404."""
+    for path in ("/.well-known/asap", "/.well-known/asap/conform", f"{MANIFEST_PATH}/x", "/conform-unknown"):
+        answer = yield from lab.get(path)
+        check(answer.status == 404, answer, path)  # noqa: PLR2004 - HTTP's

@@ -55,6 +55,23 @@ class SendBytes:
 
 
 @frozen
+class SendTogether:
+    """Send requests at once, each on a connection of its own. Answered by `Together`.
+
+    seconds: for all of them.
+    """
+
+    requests: tuple[HttpRequest, ...]
+    seconds: float = 10.0
+
+    def __iter__(self) -> "Generator[LawEffect, LawOutcome, tuple[Answer, ...]]":
+        outcome = yield self
+        if not isinstance(outcome, Together):
+            raise TypeError(f"a SendTogether is answered by Together, not {outcome!r}")
+        return outcome.answers
+
+
+@frozen
 class Pause:
     """Let this many seconds pass on the real clock. Answered by `Passed`."""
 
@@ -83,7 +100,7 @@ class ResetTarget:
         yield self
 
 
-LawEffect = SendRequest | SendBytes | Pause | AdvanceClock | ResetTarget
+LawEffect = SendRequest | SendBytes | SendTogether | Pause | AdvanceClock | ResetTarget
 
 
 @frozen
@@ -106,10 +123,17 @@ class AnswersToBytes:
 
 
 @frozen
+class Together:
+    """The answers to requests that were sent at once, in the order of the requests."""
+
+    answers: tuple[Answer, ...]
+
+
+@frozen
 class Passed:
     """The time has passed; the clock was moved; the agent was started again."""
 
 
-LawOutcome = Answer | AnswersToBytes | Passed
+LawOutcome = Answer | AnswersToBytes | Together | Passed
 Steps = Generator[LawEffect, LawOutcome, T]
 """A law's program, or a part of one; `yield from` composes them."""

@@ -3,10 +3,12 @@
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check, refused
-from asap_core.testing.laws.effects import Steps
-from asap_core.testing.laws.lab import Lab
-from asap_core.testing.laws.law import LawGroup
+from asap_core.testing.laws.effects import AdvanceClock, SendTogether, Steps
+from asap_core.testing.laws.http_messages import Answer
+from asap_core.testing.laws.lab import Lab, to_body
+from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
+from asap_core.wire.json_types import JsonObject
 
 IDEMPOTENCY: Final = LawGroup("idempotency", "work under a key is done once")
 
@@ -23,7 +25,8 @@ def the_same_answer(lab: Lab) -> Steps[None]:
     """A repeated request under one key gets the first answer: the work isn't done again."""
     key, name, payload = lab.fresh(), lab.fresh(), lab.task()
     first = accepted((yield from lab.succeed(lab.envelope(id=name, payload=payload), key=key)))
-    again = yield from lab.send(lab.envelope(id=name, payload=payload), key=key)
+    retry = lab.envelope(id=name, payload=payload, timestamp=lab.timestamp(1))
+    again = yield from lab.send(retry, key=key)
     second = accepted(again)
     check(second.get("payload") == first.get("payload"), f"another payload: {second.get('payload')}")
 
@@ -39,7 +42,7 @@ def another_request_under_the_key(lab: Lab) -> Steps[None]:
     key = lab.fresh()
     yield from lab.succeed(lab.envelope(), key=key)
     other = lab.envelope(payload=lab.task(conversation_id=lab.fresh()))
-    refused((yield from lab.send(other, key=key)))
+    refused((yield from lab.send(other, key=key)), codes=["asap:admission/key_mismatch"])
 
 
 @IDEMPOTENCY.law(
@@ -55,3 +58,140 @@ def keys_belong_to_their_caller(lab: Lab) -> Steps[None]:
     reply = accepted((yield from lab.send(lab.envelope(id=name, caller=other), key=key, caller=other)))
     check(reply.get("correlation_id") == name, f"correlation_id {reply.get('correlation_id')!r}")
     check(reply.get("id") != first.get("id"), "the first caller's answer")
+
+
+_HEADER: Final = "X-Idempotency-Key"
+# Requests that are sent at once.
+_MANY: Final = 8
+_REFUSED: Final = "each is refused, by Invalid params (-32602)"
+
+
+def _with_header(lab: Lab, envelope: JsonObject, *keys: str, key: str | None = None) -> Steps[Answer]:
+    """Send an envelope with these keys in the head, and one in the body."""
+    return (yield from lab.call(lab.rpc(envelope, key=key), headers=[(_HEADER, each) for each in keys]))
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 5",
+    expected="the first answer: a retry isn't a replay",
+    needs=_NEEDS,
+    strict=True,
+)
+def the_very_same_request(lab: Lab) -> Steps[None]:
+    """The very same request under a key, with its nonce, gets the first answer."""
+    call = lab.rpc(lab.envelope(), key=lab.fresh())
+    first = accepted((yield from lab.call(call)))
+    second = accepted((yield from lab.call(call)))
+    check(second.get("payload") == first.get("payload"), f"another payload: {second.get('payload')}")
+
+
+@IDEMPOTENCY.law(clause="docs/wire.md §9.3", expected="the first answer", needs=_NEEDS, strict=True)
+def keys_in_the_head(lab: Lab) -> Steps[None]:
+    """A key in the header X-Idempotency-Key counts like one in the body."""
+    key, payload = lab.fresh(), lab.task()
+    first = accepted((yield from _with_header(lab, lab.envelope(payload=payload), key)))
+    second = accepted((yield from _with_header(lab, lab.envelope(payload=payload), key)))
+    check(second.get("payload") == first.get("payload"), f"another payload: {second.get('payload')}")
+    third = accepted((yield from lab.send(lab.envelope(payload=payload), key=key)), "in the body")
+    check(third.get("payload") == first.get("payload"), f"another payload: {third.get('payload')}", "in the body")
+
+
+@IDEMPOTENCY.law(
+    clause="docs/wire.md §9.3", expected="it's refused", severity=Severity.HARDENING, needs=_NEEDS, strict=True
+)
+def head_and_body_agree(lab: Lab) -> Steps[None]:
+    """Two different keys, in head and body, are refused."""
+    refused((yield from _with_header(lab, lab.envelope(), lab.fresh(), key=lab.fresh())))
+
+
+@IDEMPOTENCY.law(
+    clause="docs/wire.md §9.3", expected="it's refused", severity=Severity.HARDENING, needs=_NEEDS, strict=True
+)
+def one_key_in_the_head(lab: Lab) -> Steps[None]:
+    """Two headers with different keys are refused."""
+    refused((yield from _with_header(lab, lab.envelope(), lab.fresh(), lab.fresh())))
+
+
+@IDEMPOTENCY.law(clause="docs/wire.md §4.1", expected=_REFUSED, needs=_NEEDS, strict=True)
+def keys_are_text(lab: Lab) -> Steps[None]:
+    """A key that isn't text, or is empty, is refused."""
+    wrong: tuple[JsonObject, ...] = ({"key": 7}, {"key": True}, {"key": [lab.fresh()]}, {"key": ""})
+    for each in wrong:
+        params: JsonObject = {"envelope": lab.envelope(), "idempotency_key": each["key"]}
+        refused((yield from lab.call(lab.rpc(lab.envelope(), params=params))), f"key {each['key']!r}")
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 6", expected="it's refused", severity=Severity.HARDENING, needs=_NEEDS, strict=True
+)
+def keys_are_bounded(lab: Lab) -> Steps[None]:
+    """A key of a thousand characters is refused."""
+    refused((yield from lab.send(lab.envelope(), key=lab.fresh() + "a" * 1_000)))
+
+
+@IDEMPOTENCY.law(clause="docs/security.md 5", expected="an answer of its own for each: it's another key", needs=_NEEDS)
+def keys_are_compared_whole(lab: Lab) -> Steps[None]:
+    """Keys that differ in case, or after many characters, are two keys."""
+    key = f"{lab.fresh()}-{'a' * 50}"
+    accepted((yield from lab.send(lab.envelope(), key=key)))
+    for example, other in (("upper case", key.upper()), ("longer", f"{key}b"), ("shorter", key[:-1])):
+        accepted((yield from lab.send(lab.envelope(), key=other)), example)
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 5",
+    expected="one answer for all, or asap:admission/still_running (-32062): the work is done once",
+    needs=_NEEDS,
+    strict=True,
+)
+def many_at_once(lab: Lab) -> Steps[None]:
+    """Many requests under one key at once have the work done once."""
+    key, payload = lab.fresh(), lab.task()
+    calls = [to_body(lab.rpc(lab.envelope(payload=payload), key=key)) for _ in range(_MANY)]
+    answers = yield from SendTogether(tuple(lab.post_request(each) for each in calls))
+    replies = [accepted(each).get("payload") for each in answers if each.error is None]
+    check(replies, f"none was accepted: {answers[0]}")
+    check(all(each == replies[0] for each in replies), "several payloads: the work was done more than once")
+    for each in answers:
+        if each.error is not None:
+            refused(each, codes=["asap:admission/still_running"])
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 5",
+    expected="the first answer, nine minutes later",
+    needs=_NEEDS | {Need.CLOCK},
+    strict=True,
+)
+def answers_are_kept(lab: Lab) -> Steps[None]:
+    """An answer is kept for retries for ten minutes."""
+    key, payload = lab.fresh(), lab.task()
+    first = accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
+    yield from AdvanceClock(540)
+    second = accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
+    check(second.get("payload") == first.get("payload"), f"another payload: {second.get('payload')}")
+
+
+@IDEMPOTENCY.law(
+    clause="docs/wire.md §1.5, §4.1; docs/security.md 28",
+    expected="the retry's own JSON-RPC id, and the retry's envelope id as `correlation_id`",
+    needs=_NEEDS,
+    strict=True,
+)
+def retries_have_answers_of_their_own(lab: Lab) -> Steps[None]:
+    """The answer to a retry names the retry, not the first request."""
+    key, payload, name, call = lab.fresh(), lab.task(), lab.fresh(), lab.fresh()
+    accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
+    answer = yield from lab.call(lab.rpc(lab.envelope(id=name, payload=payload), key=key, id=call))
+    reply = accepted(answer)
+    check(answer.document.get("id") == call, f"id: {answer.document.get('id')!r}")
+    check(reply.get("correlation_id") == name, f"correlation_id: {reply.get('correlation_id')!r}")
+
+
+@IDEMPOTENCY.law(clause="docs/security.md 5", expected="the corrected request is accepted", needs=_NEEDS, strict=True)
+def refused_calls_use_no_key(lab: Lab) -> Steps[None]:
+    """A call that is refused doesn't use up its key."""
+    key = lab.fresh()
+    refused((yield from lab.send(lab.envelope(payload=lab.task(skill_id=lab.fresh())), key=key)), "unknown skill")
+    refused((yield from lab.send(lab.envelope(timestamp=lab.timestamp(-3600)), key=key)), "an old date")
+    accepted((yield from lab.send(lab.envelope(), key=key)))

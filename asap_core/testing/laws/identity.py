@@ -1,11 +1,13 @@
 """Laws of identity: who may call, as whom, and whom."""
 
+import base64
 from typing import Final
 
-from asap_core.testing.laws.checks import check, refused
+from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import Steps
-from asap_core.testing.laws.lab import Caller, Lab
-from asap_core.testing.laws.law import LawGroup
+from asap_core.testing.laws.http_messages import Answer
+from asap_core.testing.laws.lab import Caller, Lab, to_body
+from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
 
 IDENTITY: Final = LawGroup("identity", "who may call, as whom, and whom")
@@ -43,7 +45,7 @@ def the_sender_is_the_tokens(lab: Lab) -> Steps[None]:
 )
 def the_recipient_is_this_agent(lab: Lab) -> Steps[None]:
     """An envelope for another agent is refused."""
-    for recipient in ("urn:asap:agent:somebody-else", f"{lab.recipient}x", lab.caller.urn):
+    for recipient in ("urn:asap:agent:somebody-else", f"{lab.recipient}x", lab.recipient[:-1], lab.caller.urn):
         if recipient != lab.recipient:
             refused((yield from lab.send(lab.envelope(recipient=recipient))), f"recipient {recipient}")
 
@@ -60,3 +62,152 @@ def missing_tokens_are_challenged(lab: Lab) -> Steps[None]:
     check(answer.status == 401, answer)  # noqa: PLR2004 - HTTP's
     challenge = answer.header("www-authenticate") or ""
     check("bearer" in challenge.lower(), f"WWW-Authenticate: {challenge!r}")
+
+
+_TOKENS: Final = frozenset({Need.SKILL, Need.AUTH})
+
+
+def _with_header(lab: Lab, *values: str, target: str | None = None) -> Steps[Answer]:
+    """Send a valid call with these values of Authorization."""
+    headers = [("Authorization", value) for value in values]
+    body = to_body(lab.rpc(lab.envelope()))
+    return (yield from lab.fetch(lab.request("POST", target or lab.path, headers=headers, body=body)))
+
+
+def _token(lab: Lab) -> str:
+    return lab.caller.token or ""
+
+
+@IDENTITY.law(clause="RFC 9110 §11.1", expected="each is accepted", severity=Severity.SHOULD, needs=_TOKENS)
+def schemes_in_any_case(lab: Lab) -> Steps[None]:
+    """The name of the scheme Bearer is read in any case."""
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        accepted((yield from _with_header(lab, f"{scheme} {_token(lab)}")), scheme)
+
+
+@IDENTITY.law(clause="RFC 6750 §2.1; docs/security.md 7", expected="each is refused", needs=_TOKENS)
+def other_schemes(lab: Lab) -> Steps[None]:
+    """A bearer token under another scheme is refused."""
+    token = _token(lab)
+    basic = base64.b64encode(f"conform:{token}".encode()).decode()
+    for value in (f"Token {token}", f"Digest {token}", f"Basic {basic}", token, f"Bearer{token}"):
+        refused((yield from _with_header(lab, value)), value.partition(" ")[0][:7])
+
+
+@IDENTITY.law(clause="docs/security.md 7, 11", expected="each is refused", needs=_TOKENS)
+def tokens_are_compared_whole(lab: Lab) -> Steps[None]:
+    """A token that is longer, shorter or in other cases than the right one is refused."""
+    token = _token(lab)
+    for example, other in (
+        ("longer", f"{token}x"), ("shorter", token[:-1]), ("the first character", token[:1]),
+        ("other cases", token.swapcase()), ("empty", ""),
+    ):  # fmt: skip
+        if other != token:
+            refused((yield from _with_header(lab, f"Bearer {other}")), example)
+
+
+@IDENTITY.law(
+    clause="RFC 6750 §2.3; docs/security.md 7", expected="each is refused", severity=Severity.HARDENING, needs=_TOKENS
+)
+def tokens_in_the_query(lab: Lab) -> Steps[None]:
+    """A token in the query isn't read: it would stand in logs."""
+    for name in ("token", "access_token"):
+        refused((yield from _with_header(lab, target=f"{lab.path}?{name}={_token(lab)}")), name)
+
+
+@IDENTITY.law(
+    clause="RFC 9110 §5.3; docs/security.md 7",
+    expected="each is refused",
+    severity=Severity.HARDENING,
+    needs=_TOKENS | {Need.DIRECT},
+    strict=True,
+)
+def one_credential(lab: Lab) -> Steps[None]:
+    """A request with two credentials is refused: two readers could take it for two callers."""
+    right = f"Bearer {_token(lab)}"
+    for example, values in (("right and wrong", (right, "Bearer x")), ("wrong and right", ("Bearer x", right))):
+        refused((yield from _with_header(lab, *values)), example)
+
+
+@IDENTITY.law(
+    clause="RFC 6750 §3.1",
+    expected="no code without a credential, invalid_token for an unknown one, invalid_request for a malformed one",
+    severity=Severity.SHOULD,
+    needs={Need.AUTH},
+    strict=True,
+)
+def challenges_say_why(lab: Lab) -> Steps[None]:
+    """The challenge says whether a token is wrong or the credential is malformed."""
+    for example, values, code in (
+        ("no credential", (), ""),
+        ("an unknown token", ("Bearer conform-nobody-issued-this",), "invalid_token"),
+        ("a malformed one", ("Bearer two words",), "invalid_request"),
+    ):
+        answer = yield from _with_header(lab, *values)
+        challenge = answer.header("www-authenticate") or ""
+        check(challenge, f"{answer}, without WWW-Authenticate", example)
+        check(code in challenge if code else "error=" not in challenge, f"WWW-Authenticate: {challenge}", example)
+
+
+@IDENTITY.law(clause="docs/security.md 7, 11", expected="status 403", needs=_TOKENS, strict=True)
+def another_sender_is_forbidden(lab: Lab) -> Steps[None]:
+    """An envelope in another agent's name is answered 403, so that proxies and limiters see it."""
+    refused((yield from lab.send(lab.envelope(sender="urn:asap:agent:somebody-else"))), statuses=[403])
+
+
+@IDENTITY.law(
+    clause="docs/security.md 7", expected="it's refused, and the first caller's token isn't enough",
+    needs=_TOKENS | {Need.OTHER},
+)  # fmt: skip
+def two_callers(lab: Lab) -> Steps[None]:
+    """One caller can't send in the other's name."""
+    other = lab.second_caller()
+    refused((yield from lab.send(lab.envelope(caller=other), caller=lab.caller)), "the first as the second")
+    refused((yield from lab.send(lab.envelope(), caller=other)), "the second as the first")
+
+
+def _from_page(lab: Lab, origin: str, host: str | None = None) -> Steps[None]:
+    headers = [("Origin", origin), *([] if host is None else [("Host", host)])]
+    answer = yield from lab.call(lab.rpc(lab.envelope()), headers=headers)
+    refused(answer, f"Origin {origin}, Host {host or lab.host}", statuses=[403])
+
+
+@IDENTITY.law(clause="docs/security.md 52", expected="status 403", needs={Need.SKILL}, strict=True)
+def foreign_pages(lab: Lab) -> Steps[None]:
+    """A web page of another origin can't call the agent."""
+    for origin in ("https://page.example", "http://page.example:8000", f"http://{lab.host}.page.example"):
+        yield from _from_page(lab, origin)
+
+
+@IDENTITY.law(clause="docs/security.md 52", expected="status 403", needs={Need.SKILL}, strict=True)
+def pages_without_an_origin(lab: Lab) -> Steps[None]:
+    """A page whose origin is hidden (`Origin: null`) can't call the agent."""
+    yield from _from_page(lab, "null")
+
+
+@IDENTITY.law(clause="docs/security.md 52", expected="status 403", needs={Need.SKILL, Need.DIRECT}, strict=True)
+def rebound_pages(lab: Lab) -> Steps[None]:
+    """A page whose name was led to the agent's address (DNS rebinding) can't call the agent."""
+    yield from _from_page(lab, "http://page.example", "page.example")
+    yield from _from_page(lab, "http://page.example:8000", "page.example:8000")
+
+
+@IDENTITY.law(
+    clause="docs/security.md 52", expected="no Access-Control-Allow-Origin for the page", needs={Need.SKILL},
+    strict=True,
+)  # fmt: skip
+def preflights(lab: Lab) -> Steps[None]:
+    """A browser that asks first (a preflight) isn't told that a foreign page may call."""
+    origin = "https://page.example"
+    asked = [("Origin", origin), ("Access-Control-Request-Method", "POST")]
+    answer = yield from lab.fetch(lab.request("OPTIONS", lab.path, headers=asked))
+    allowed = answer.header("access-control-allow-origin")
+    check(allowed not in (origin, "*"), f"{answer}, Access-Control-Allow-Origin: {allowed}")
+
+
+@IDENTITY.law(clause="docs/security.md 7", expected="it's refused, or there's no such path", needs=_TOKENS, strict=True)
+def streams_need_a_token(lab: Lab) -> Steps[None]:
+    """The endpoint for streams requires a token too."""
+    body = to_body(lab.rpc(lab.envelope()))
+    answer = yield from lab.fetch(lab.request("POST", f"{lab.path}/stream", body=body))
+    refused(answer, statuses=[401, 403, 404, 405])

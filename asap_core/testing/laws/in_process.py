@@ -26,6 +26,8 @@ from asap_core.testing.laws.effects import (
     ResetTarget,
     SendBytes,
     SendRequest,
+    SendTogether,
+    Together,
 )
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
 from asap_core.testing.laws.verdicts import Need
@@ -62,6 +64,8 @@ class CallableExecutor:
         match effect:
             case SendRequest(request):
                 return self.send(request)
+            case SendTogether(requests):  # one thread: they come one after the other
+                return Together(tuple(self.send(each) for each in requests))
             case Pause(seconds):
                 self._advance(seconds, 0.0)
             case AdvanceClock(seconds, step_wall):

@@ -11,7 +11,17 @@ from typing import Final, Protocol, TypeVar, assert_never
 
 from attrs import define, evolve, field, frozen
 
-from asap_core.testing.laws.effects import AnswersToBytes, LawEffect, LawOutcome, SendBytes, SendRequest, Steps
+from asap_core.testing.laws.effects import (
+    AdvanceClock,
+    AnswersToBytes,
+    LawEffect,
+    LawOutcome,
+    SendBytes,
+    SendRequest,
+    SendTogether,
+    Steps,
+    Together,
+)
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import Law
@@ -139,16 +149,24 @@ class Recorder:
         if self.effects > _MOST_EFFECTS or self.now() - self.began > _MOST_SECONDS:
             raise LawNotTried(f"it took more than {_MOST_EFFECTS} effects or {_MOST_SECONDS:.0f} s")
         outcome = self.executor.perform(effect)
+        if isinstance(effect, AdvanceClock):  # `now` may read the clock that it moves
+            self.began += effect.seconds
         match effect, outcome:
             case SendRequest(request), Answer():
-                shown = evolve(request, headers=tuple((name, self._hidden(value)) for name, value in request.headers))
-                self._record(request.to_bytes(), outcome.raw, str(outcome), shown)
+                self._record_request(request, outcome)
+            case SendTogether(requests), Together(answers):
+                for request, answer in zip(requests, answers, strict=True):
+                    self._record_request(request, answer)
             case SendBytes(pieces), AnswersToBytes(answers, rest):
                 sent = b"".join(each for each in pieces if isinstance(each, bytes))
                 self._record(sent, outcome.raw, "; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes")
             case _:
                 pass
         return outcome
+
+    def _record_request(self, request: HttpRequest, answer: Answer) -> None:
+        shown = evolve(request, headers=tuple((name, self._hidden(value)) for name, value in request.headers))
+        self._record(request.to_bytes(), answer.raw, str(answer), shown)
 
     def _record(self, sent: bytes, received: bytes, answer: str, request: HttpRequest | None = None) -> None:
         sent, received = (self._hidden(data.decode("latin-1")).encode("latin-1") for data in (sent, received))

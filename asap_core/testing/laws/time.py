@@ -3,12 +3,13 @@
 Offsets keep 10 s from the limits, since a run and the agent read two clocks, and a rate limit may delay a request.
 """
 
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
-from asap_core.testing.laws.checks import accepted, refused
-from asap_core.testing.laws.effects import Steps
-from asap_core.testing.laws.lab import ABSENT, Lab
-from asap_core.testing.laws.law import LawGroup
+from asap_core.testing.laws.checks import accepted, answered, check, refused
+from asap_core.testing.laws.effects import AdvanceClock, Steps
+from asap_core.testing.laws.lab import ABSENT, Change, Lab
+from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 TIME: Final = LawGroup("time", "the window of timestamps")
@@ -56,3 +57,95 @@ def a_timestamp_is_required(lab: Lab) -> Steps[None]:
     """An envelope without a timestamp is refused."""
     for example, value in (("absent", ABSENT), ("null", None)):
         refused((yield from lab.send(lab.envelope(timestamp=value))), example)
+
+
+_ZONES: Final = (timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8)))
+_HOUR: Final = 3600
+_MALFORMED: Final = (-32602, "asap:protocol/malformed_envelope")
+# What two clocks may differ by.
+_MOST_OFF: Final = 60
+
+
+def _now(lab: Lab, zone: timezone = UTC) -> datetime:
+    return datetime.fromtimestamp(lab.wall(), zone)
+
+
+@TIME.law(clause="docs/wire.md §1.2", expected="each is accepted", needs={Need.SKILL})
+def offsets_are_read(lab: Lab) -> Steps[None]:
+    """The same moment with any offset is accepted, and its digits with another offset are another moment."""
+    for zone in _ZONES:
+        accepted((yield from lab.send(lab.envelope(timestamp=_now(lab, zone).isoformat()))), str(zone))
+        shifted = _now(lab).replace(tzinfo=zone).isoformat()
+        refused((yield from lab.send(lab.envelope(timestamp=shifted))), f"now in UTC, with the offset {zone}")
+
+
+@TIME.law(clause="docs/wire.md §1.2", expected="it's accepted", severity=Severity.SHOULD, needs={Need.SKILL})
+def without_an_offset_its_utc(lab: Lab) -> Steps[None]:
+    """A date without an offset is UTC, wherever the agent runs."""
+    accepted((yield from lab.send(lab.envelope(timestamp=_now(lab).replace(tzinfo=None).isoformat()))))
+
+
+@TIME.law(clause="docs/wire.md §1.2", expected="each is accepted", severity=Severity.SHOULD, needs={Need.SKILL})
+def spellings_of_dates(lab: Lab) -> Steps[None]:
+    """A date in lower case, with a space, without seconds or with many digits is accepted."""
+    now = _now(lab)
+    for text in (
+        f"{now:%Y-%m-%dt%H:%M:%Sz}", f"{now:%Y-%m-%d %H:%M:%SZ}", f"{now:%Y-%m-%dT%H:%M:%S.%f}123Z",
+        f"{now:%Y-%m-%dT%H:%M:%S}+00:00",
+    ):  # fmt: skip
+        accepted((yield from lab.send(lab.envelope(timestamp=text))), text)
+
+
+@TIME.law(clause="docs/wire.md §1.2", expected="each is accepted", severity=Severity.SHOULD, needs={Need.SKILL})
+def unix_seconds(lab: Lab) -> Steps[None]:
+    """A number, or text of digits, is Unix seconds."""
+    for value in (lab.wall(), int(lab.wall()), str(int(lab.wall()))):
+        accepted((yield from lab.send(lab.envelope(timestamp=value))), repr(value))
+
+
+@TIME.law(clause="docs/wire.md §1.2", expected="it's accepted", severity=Severity.SHOULD, needs={Need.SKILL})
+def unix_milliseconds(lab: Lab) -> Steps[None]:
+    """A number above 20,000,000,000 is Unix milliseconds."""
+    accepted((yield from lab.send(lab.envelope(timestamp=int(lab.wall() * 1000)))))
+
+
+@TIME.law(clause="docs/wire.md §1.2", expected="each is refused", needs={Need.SKILL})
+def other_forms(lab: Lab) -> Steps[None]:
+    """ISO's basic format, booleans and words are no dates."""
+    now = _now(lab)
+    wrong: tuple[Change, ...] = (f"{now:%Y%m%dT%H%M%SZ}", True, "now", "", f"{now:%Y-%m-%dT25:%M:%SZ}", [lab.wall()])
+    for value in wrong:
+        refused((yield from lab.send(lab.envelope(timestamp=value))), repr(value), codes=_MALFORMED)
+
+
+@TIME.law(clause="RFC 3339 §5.6", expected="an answer, whichever, without a crash", needs={Need.SKILL})
+def leap_seconds(lab: Lab) -> Steps[None]:
+    """A leap second, or a year far away, is answered without a crash."""
+    now = _now(lab)
+    for value in (f"{now:%Y-%m-%dT%H:%M}:60Z", "2016-12-31T23:59:60Z", "0001-01-01T00:00:00+23:59", 10**18, -1e300):
+        answered((yield from lab.send(lab.envelope(timestamp=value))), repr(value))
+
+
+@TIME.law(
+    clause="docs/errors.md",
+    expected="`data.details.server_time` is the agent's present time",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+    strict=True,
+)
+def the_agents_time_is_told(lab: Lab) -> Steps[None]:
+    """The refusal of a date tells the agent's time, so that the caller can compare its clock."""
+    answer = yield from lab.send(lab.envelope(timestamp=lab.timestamp(-_HOUR)))
+    refused(answer)
+    details = answer.data.get("details")
+    told = details.get("server_time") if isinstance(details, dict) else None
+    check(isinstance(told, str), f"details: {details!r}")
+    off = datetime.fromisoformat(str(told)).timestamp() - lab.wall()
+    check(abs(off) < _MOST_OFF, f"server_time: {told}, {off:.0f} s off")
+
+
+@TIME.law(clause="docs/wire.md §5", expected="it's accepted", needs={Need.SKILL, Need.CLOCK})
+def a_day_later(lab: Lab) -> Steps[None]:
+    """An agent that has run for a day compares dates with the present."""
+    yield from AdvanceClock(24 * _HOUR)
+    accepted((yield from lab.send(lab.envelope())))

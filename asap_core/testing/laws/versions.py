@@ -23,7 +23,7 @@ def unknown_versions(lab: Lab) -> Steps[None]:
     """A request that names only versions that the agent doesn't know is refused."""
     for value in ("99.0", "99.0, 98.1"):
         answer = yield from lab.call(lab.rpc(lab.envelope()), headers=[(_HEADER, value)])
-        refused(answer, f"{_HEADER}: {value}")
+        refused(answer, f"{_HEADER}: {value}", codes=[-32000, "asap:protocol/version_incompatible"])
         check(answer.data.get("supported"), f"data: {answer.data}", f"{_HEADER}: {value}")
 
 
@@ -52,3 +52,18 @@ def versions_of_envelopes(lab: Lab) -> Steps[None]:
     """An envelope of another major version than 0 is refused."""
     for version in ("1.0", "2.2", "99"):
         refused((yield from lab.send(lab.envelope(asap_version=version))), f"asap_version {version}")
+
+
+@VERSIONS.law(
+    clause="docs/wire.md §13",
+    expected="each call is accepted, and the header names 2.2",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+    strict=True,
+)
+def without_a_version(lab: Lab) -> Steps[None]:
+    """Without the header, or with an empty one, the version is 2.2."""
+    for example, headers in (("no header", []), ("an empty one", [(_HEADER, "")])):
+        answer = yield from lab.call(lab.rpc(lab.envelope()), headers=headers)
+        accepted(answer, example)
+        check(answer.header(_HEADER.lower()) == "2.2", f"{_HEADER}: {answer.header(_HEADER.lower())}", example)

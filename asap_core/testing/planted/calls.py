@@ -28,6 +28,8 @@ from asap_core.testing.planted.switches import Breaks
 _LONGEST_KEY: Final = 256
 # Seconds that the skill `sleep` takes at most.
 _LONGEST_SLEEP: Final = 2.0
+# Seconds in which other threads come here too.
+_A_MOMENT: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,8 @@ class Calls:
                 raise
             if self.broken("idempotency.while_running"):
                 self.keys.free(scope)
+        if self.broken("idempotency.while_running"):
+            time.sleep(_A_MOMENT)
         outcome = self._run(task)
         with self.lock:
             if self.broken("idempotency.while_running"):

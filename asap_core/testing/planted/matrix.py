@@ -19,7 +19,7 @@ Matrix = Mapping[str, tuple[str, ...]]
 """For each switch the ids of the laws that it breaks."""
 
 # Laws that move tens of megabytes take a second each. They're tried with the switches of these groups only.
-EXPENSIVE: Final = frozenset({"limits.a_large_body", "compression.bombs"})
+EXPENSIVE: Final = frozenset({"limits.a_large_body", "limits.a_large_chunked_body", "compression.bombs"})
 _LARGE: Final = ("limits.", "compression.")
 
 

@@ -6,6 +6,7 @@ A wait of a law moves the clock, so that time limits of 60 s cost no time.
 import itertools
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, assert_never
@@ -23,8 +24,10 @@ from asap_core.testing.laws.effects import (
     ResetTarget,
     SendBytes,
     SendRequest,
+    SendTogether,
+    Together,
 )
-from asap_core.testing.laws.http_messages import Answer, read_answers
+from asap_core.testing.laws.http_messages import Answer, HttpRequest, read_answers
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.runner import Recorder, Result, run_law
 from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
@@ -52,10 +55,13 @@ class PlantedExecutor:
         """See `Executor`."""
         match effect:
             case SendRequest(request, seconds):
-                got = self._converse((request.to_bytes(),), 1, seconds, (request.method,))
-                return got.answers[0] if got.answers else Answer(raw=got.raw, problem="the answer isn't whole")
+                return self._answer(request, seconds)
             case SendBytes(pieces, answers, seconds, methods):
                 return self._converse(pieces, answers, seconds, methods)
+            case SendTogether(requests, seconds):
+                with ThreadPoolExecutor(len(requests)) as threads:
+                    sent = [threads.submit(self._answer, each, seconds) for each in requests]
+                    return Together(tuple(each.result() for each in sent))
             case Pause(seconds):
                 self.clock.advance(seconds)
             case AdvanceClock(seconds, step_wall):
@@ -66,6 +72,10 @@ class PlantedExecutor:
             case _:
                 assert_never(effect)
         return Passed()
+
+    def _answer(self, request: HttpRequest, seconds: float) -> Answer:
+        got = self._converse((request.to_bytes(),), 1, seconds, (request.method,))
+        return got.answers[0] if got.answers else Answer(raw=got.raw, problem="the answer isn't whole")
 
     def _converse(
         self, pieces: Sequence[bytes | float], answers: int, seconds: float, methods: Sequence[str]

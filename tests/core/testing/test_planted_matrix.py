@@ -11,7 +11,11 @@ from asap_core.testing.planted.switches import SWITCHES
 from asap_core.testing.planted.trial import asked_for, tried
 
 # Laws that take a second, each with a switch that breaks it: the search would try others first.
-KNOWN = {"compression.bombs": "compression.bomb", "limits.a_large_body": "limits.body"}
+KNOWN = {
+    "compression.bombs": "compression.bomb",
+    "limits.a_large_body": "limits.body",
+    "limits.a_large_chunked_body": "limits.chunked_body",
+}
 
 
 def breaks(switch: str, law: Law) -> bool:

@@ -12,7 +12,7 @@ from asap_core.admission.policy import Policy
 from asap_core.clock import ManualClock
 from asap_core.testing.laws.catalogue import GROUPS, LAWS
 from asap_core.testing.laws.checks import accepted, check, refused
-from asap_core.testing.laws.effects import Pause, SendBytes, SendRequest
+from asap_core.testing.laws.effects import AdvanceClock, Pause, SendBytes, SendRequest, SendTogether
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
 from asap_core.testing.laws.in_process import ALICE, BOB, CallableExecutor, local_executor
 from asap_core.testing.laws.lab import ABSENT, Caller, Lab, changed
@@ -136,8 +136,26 @@ class TestTheRunner:
         assert judged(law, answers=[limited, limited, Answer(200)]).verdict == Kept()
         assert clock.monotonic() - before >= 6
 
+    def test_a_clock_that_a_law_moves_does_not_end_it(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            yield from AdvanceClock(10_000)
+            check((yield from lab.get("/")).status == 200, "no 200")
+
+        assert judged(law, answers=[Answer(200)]).verdict == Kept()
+
+    def test_requests_at_once_are_recorded_one_by_one(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            check(len((yield from SendTogether((lab.request("GET", "/"),) * 2))) == 3, "two")
+
+        assert [str(each.answer) for each in judged(law, answers=[Answer(200), Answer(404)]).exchanges] == [
+            "HTTP 200, a body of 0 bytes",
+            "HTTP 404, a body of 0 bytes",
+        ]
+
     def test_a_wrong_outcome_is_a_bug_of_the_executor(self) -> None:
-        for effect in (SendRequest(None), SendBytes(())):  # type: ignore[arg-type]
+        for effect in (SendRequest(None), SendBytes(()), SendTogether(())):  # type: ignore[arg-type]
             steps = iter(effect)
             next(steps)
             with pytest.raises(TypeError, match="is answered by"):
