@@ -135,8 +135,8 @@ class Channel:
             return None
         self.phase, self.until = Phase.IDLE, self.sweeper.time() + self.policy.idle_timeout
         try:
-            data = await self.receive()
-        except PeerGone:
+            data = await self.stream.receive(READ_SIZE)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             return None
         self.phase, self.until = Phase.BUSY, NEVER
         return data
@@ -189,12 +189,15 @@ class Channel:
         head = head_of(answer.response, close=close)
         self.phase, self.until = Phase.WRITE, self.sweeper.time() + self.policy.write_timeout
         fits = max(0, WRITE_SIZE - len(head))
-        # The body has no name here: the traceback of a cancelled connection would keep it.
-        await self._send(head + answer.response.body[:fits])
-        for start in range(fits, len(answer.response.body), WRITE_SIZE):
-            answer.progressed()
-            await anyio.lowlevel.checkpoint()  # a socket that takes everything at once doesn't wait
-            await self._send(answer.response.body[start : start + WRITE_SIZE])
+        try:
+            # The body has no name here: the traceback of a cancelled connection would keep it.
+            await self.stream.send(head + answer.response.body[:fits])
+            for start in range(fits, len(answer.response.body), WRITE_SIZE):
+                answer.progressed()
+                await anyio.lowlevel.checkpoint()  # a socket that takes everything at once doesn't wait
+                await self.stream.send(answer.response.body[start : start + WRITE_SIZE])
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise PeerGone from error
         self.phase, self.until = Phase.BUSY, NEVER
 
     async def send_continue(self) -> None:

@@ -4,7 +4,6 @@ The core reads the heads of most requests, and their bodies have a length. h11 r
 has one reader: h11 never sees what the core accepted.
 """
 
-from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 import anyio
@@ -82,8 +81,8 @@ class _Connection:
         """Serve requests. Returns None if the connection is over, or what was read if a wait expired."""
         rest: bytes | None = data
         if self._left is not None:
-            left, self._left = self._left, None
-            rest = await self._run(*left)
+            (run, wire), self._left = self._left, None
+            rest = await self._ended(await run(), wire)
         while rest is not None and not self.channel.expired:
             rest = await self._serve_one(rest)
             if rest and not self.channel.expired:
@@ -101,13 +100,16 @@ class _Connection:
             head, data = found
         channel.slot.stays()
         request, wire = self._opened(head, data)
-        run = partial(run_logged, self.driver) if is_logged() else self.driver.run
-        return await self._run(partial(run, request, wire, channel), wire)
+        if is_logged():
+            left = await run_logged(self.driver, request, wire, channel)
+        else:
+            left = await self.driver.run(request, wire, channel)
+        return wire.rest if wire.reusable else await self._ended(left, wire)
 
-    async def _run(self, run: Rest, wire: "_PlainWire | H11Wire") -> bytes | None:
-        """Run an exchange, or what is left of one. Returns what `_serve_one` does."""
-        if (rest := await run()) is not None:
-            self._left = rest, wire
+    async def _ended(self, left: Rest | None, wire: "_PlainWire | H11Wire") -> bytes | None:
+        """Keep what is left of an exchange, or end the connection if no request may follow."""
+        if left is not None:
+            self._left = left, wire
             return b""
         if wire.reusable:
             return wire.rest

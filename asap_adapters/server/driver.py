@@ -125,7 +125,9 @@ class Driver:
         self.shares = shares
         self._held: dict[bytes, set[anyio.Event]] = {}
 
-    async def run(self, exchange: Request | Respond, wire: Wire, timer: Timer | None = None) -> Rest | None:
+    async def run(  # noqa: C901, PLR0912 - one branch for each state
+        self, exchange: Request | Respond, wire: Wire, timer: Timer | None = None
+    ) -> Rest | None:
         """Drive one exchange to its end. If it's cancelled, or the peer leaves, what was reserved is given back.
 
         What breaks on the way (a clock, a decoder, a bug here) costs this request, and no other.
@@ -136,18 +138,35 @@ class Driver:
         before, state = pending_cancellations(), None
         try:
             state = exchange if isinstance(exchange, Respond) else self.agent.open(exchange)
-            while not isinstance(state, Done):
-                if timer is not None and timer.expired and isinstance(state, Respond):
-                    return partial(self.run, state, wire)
-                state = await self._step(state, wire, timer)
+            while True:
+                # The states of every call come first: a pattern that doesn't match takes time too. None binds a name,
+                # which would keep a request's values while its answer is sent.
+                match state:
+                    case ReadBody():
+                        chunk = await wire.receive(expect_continue=state.expect_continue)
+                        state = state.end() if chunk is None else state.feed(chunk)
+                    case Fork():
+                        state = state.answered(await self._answers(state.calls, timer))
+                    case Respond():
+                        if timer is not None and timer.expired:
+                            return partial(self.run, state, wire)
+                        state = await self._respond(state, wire)
+                    case Done():
+                        return None
+                    case TakeLimit():
+                        state = await self._take(state)
+                    case Authenticate():
+                        state = await self._verify(state, state.credential)
+                    case ClaimProof():
+                        state = state.answered(await self._ask(state.question))
+                    case _:
+                        assert_never(state)
         except BaseException as error:
             self._abandon(state)
             # In Respond the wire itself has failed, so no more can be sent.
             if issubclass(type(error), PeerGone) or isinstance(state, Respond) or must_propagate(error, before):
                 raise
             report(log, "an exchange broke", error=error)
-        else:
-            return None
         finally:
             self._report_observer()
         await wire.send_last(refuse_head(500, "Internal server error"))
@@ -168,26 +187,6 @@ class Driver:
     def _report_observer(self) -> None:
         if self.agent.observer_failures and (error := self.agent.take_observer_error()) is not None:
             report(log, "observe broke, and may again: from now on it's only counted", error=error)
-
-    async def _step(self, state: Exchange, wire: Wire, timer: Timer | None) -> Exchange:  # noqa: PLR0911 - one a state
-        match state:
-            # The states of every call come first: a pattern that doesn't match takes time too.
-            case ReadBody():
-                return await _read(state, wire)
-            case Fork(calls):
-                return state.answered(await self._answers(calls, timer))
-            case Respond():
-                return await self._respond(state, wire)
-            case TakeLimit():
-                return await self._take(state)
-            case Authenticate(credential):
-                return await self._verify(state, credential)
-            case ClaimProof(question):
-                return state.answered(await self._ask(question))
-            case Done():
-                return state
-            case _:
-                assert_never(state)
 
     async def _respond(self, state: Respond, wire: Wire) -> Exchange:
         if state.fault is not None:
@@ -333,14 +332,6 @@ class Driver:
         for ticket in self.agent.take_wakes():
             for event in self._held.get(ticket, ()):
                 event.set()
-
-
-async def _read(state: ReadBody, wire: Wire) -> Exchange:
-    while (chunk := await wire.receive(expect_continue=state.expect_continue)) is not None:
-        fed = state.feed(chunk)
-        if not isinstance(fed, ReadBody):
-            return fed
-    return state.end()
 
 
 @frozen

@@ -227,7 +227,14 @@ class Handlers:
 
     async def _answer_of(self, dispatch: Dispatch, task_id: str, before: int) -> "_Outcome":
         try:
-            return await self._called(dispatch, task_id)
+            handler, asynchronous = self._find(dispatch)
+            context = Context(
+                envelope=dispatch.envelope, principal=dispatch.principal, deadline=dispatch.deadline, task_id=task_id
+            )
+            request = dispatch.envelope.payload if dispatch.request is None else dispatch.request
+            if asynchronous:
+                return _payload_of(await handler(request, context), dispatch, task_id)
+            return await self._in_thread(lambda: handler(request, context), dispatch, task_id)
         except BaseException as error:
             # Decided within the shield: a caller who left meanwhile has nothing to do with this failure.
             if must_propagate(error, before):
@@ -237,16 +244,6 @@ class Handlers:
                 _report(failures, dispatch)
                 raise ours from None
             return _failed(error, dispatch, task_id)
-
-    async def _called(self, dispatch: Dispatch, task_id: str) -> "_Outcome":
-        handler, asynchronous = self._find(dispatch)
-        context = Context(
-            envelope=dispatch.envelope, principal=dispatch.principal, deadline=dispatch.deadline, task_id=task_id
-        )
-        request = dispatch.envelope.payload if dispatch.request is None else dispatch.request
-        if asynchronous:
-            return _payload_of(await handler(request, context), dispatch, task_id)
-        return await self._in_thread(lambda: handler(request, context), dispatch, task_id)
 
     def _find(self, dispatch: Dispatch) -> tuple[Handler, bool]:
         if dispatch.kind == TASK_REQUEST and dispatch.skill is not None:
