@@ -1,5 +1,6 @@
 """`pytest --asap-url`: each law is a test; and the fixtures for tests of one's own."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from asap_core.testing.planted.messages import PlantedOptions
 from asap_core.testing.planted.serving import PlantedServer
 
 pytestmark = pytest.mark.live
+PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
 def run_pytest(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,36 +63,28 @@ def test_a_wrong_option_is_one_line(arguments, message, tmp_path) -> None:
     assert message in line
 
 
-OWN = """
+PREAMBLE = """
 import pytest
 from asap_core import Agent, Capabilities, Endpoints, Manifest, Skill
 
-pytestmark = pytest.mark.anyio
+manifest = Manifest(
+    id="urn:asap:agent:doubler", name="Doubler", version="1.0.0", description="Doubles",
+    capabilities=Capabilities(skills=[Skill(id="double", description="Twice input.number")]),
+    endpoints=Endpoints(asap="http://127.0.0.1:8000/asap"),
+)
+agent = Agent(manifest)
 
 
-@pytest.fixture
-def asap_agent():
-    manifest = Manifest(
-        id="urn:asap:agent:doubler", name="Doubler", version="1.0.0", description="Doubles",
-        capabilities=Capabilities(skills=[Skill(id="double", description="Twice input.number")]),
-        endpoints=Endpoints(asap="http://127.0.0.1:8000/asap"),
-    )
-
-    async def double(request, context):
-        return {"doubled": 2 * request.input["number"]}
-
-    return Agent(manifest), {"double": double}
+async def double(request, context):
+    return {"doubled": 2 * request.input["number"]}
 
 
-async def test_doubles(asap_client):
-    payload = {"skill_id": "double", "input": {"number": 21}}
-    reply = await asap_client.send("http://localhost", "task.request", payload)
-    assert reply.payload["result"] == {"doubled": 42}
 """
 
 
 def test_a_test_of_ones_own_gets_a_client_of_its_agent(tmp_path) -> None:
-    (tmp_path / "test_own.py").write_text(OWN)
+    example = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[0]
+    (tmp_path / "test_own.py").write_text(PREAMBLE + example)
     run = run_pytest(tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 passed" in run.stdout  # on asyncio and on trio
