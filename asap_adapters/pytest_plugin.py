@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asap_adapters.conform.sockets import SocketExecutor
     from asap_adapters.server.handlers import Handler, Handlers
     from asap_core.server.agent import Agent
+    from asap_core.testing.laws.effects import Steps
     from asap_core.testing.laws.lab import Lab
     from asap_core.testing.laws.law import Law
 
@@ -35,6 +36,8 @@ _FLAGS: Final = {
     "direct": "no proxy is shared with others: also send what could hit their requests",
     "i-own-this-host": "test an agent on another machine, which is yours",
 }
+_VISITED: Final = pytest.StashKey["tuple[SocketExecutor, Lab]"]()
+T = TypeVar("T")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,7 +57,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         return
     from asap_core.testing.laws.catalogue import LAWS  # noqa: PLC0415 - see the module's docstring
 
-    executor, lab = _visit(config)
+    executor, lab = _visited(config)
     strict = config.getoption("--asap-profile") == "strict"
     laws = [
         LawItem.from_parent(session, nodeid=f"asap::{law.id}", law=law, lab=lab, executor=executor)
@@ -107,6 +110,15 @@ class BrokenLawError(Exception):
     """The agent broke a law. Its text is the report."""
 
 
+def _visited(config: pytest.Config) -> tuple[SocketExecutor, Lab]:
+    """Return what laws are run with. The manifest is fetched once."""
+    if config.getoption("--asap-url") is None:
+        raise pytest.UsageError("expected --asap-url, the base URL of the agent under test")
+    if _VISITED not in config.stash:
+        config.stash[_VISITED] = _visit(config)
+    return config.stash[_VISITED]
+
+
 def _visit(config: pytest.Config) -> tuple[SocketExecutor, Lab]:
     from asap_adapters.conform.sockets import NotThisMachine  # noqa: PLC0415 - as above
     from asap_core.testing.laws.survey import NoManifest  # noqa: PLC0415 - as above
@@ -141,6 +153,20 @@ def _live_agent(config: pytest.Config) -> LiveAgent:
         )  # fmt: skip
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture
+def asap_lab(pytestconfig: pytest.Config) -> Lab:
+    """The lab of the agent at `--asap-url`, which builds requests: see docs/conformance.md."""
+    return _visited(pytestconfig)[1]
+
+
+@pytest.fixture
+def asap_run(pytestconfig: pytest.Config, asap_lab: Lab) -> Callable[[Steps[T]], T]:
+    """Carries out steps of the lab: `asap_run(asap_lab.send(envelope))` returns the answer."""
+    from asap_core.testing.laws.runner import Recorder  # noqa: PLC0415 - as above
+
+    return Recorder(_visited(pytestconfig)[0], time.monotonic, asap_lab.secrets).run
 
 
 # --- fixtures for tests of one's own ---------------------------------------------------------------------------------

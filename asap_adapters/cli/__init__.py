@@ -27,6 +27,7 @@ HOMES: Final = {
     "bench": "bench",
     "conform": "conform",
     "compare": "compare",
+    "fuzz": "fuzz",
 }
 GROUPS: Final = {
     "registry": "search a registry, or make an entry for one",

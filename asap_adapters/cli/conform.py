@@ -1,6 +1,5 @@
 """`asap conform`: tries the laws of an ASAP agent on a live one, and reports which it breaks."""
 
-import json
 import random
 import sys
 import time
@@ -10,12 +9,12 @@ from typing import Final
 
 from attrs import frozen
 
-from asap_adapters.cli.command import Needs, choice, command, flag, option, repeated, required
+from asap_adapters.cli.command import choice, command, flag, nested, option, repeated
 from asap_adapters.cli.exit_codes import UserError
-from asap_adapters.cli.options import json_option, url, urn, whole_number
+from asap_adapters.cli.live_agent import EXIT_UNREACHABLE, LIVE_AGENT_RULES, LiveAgentOptions, seed
+from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say
-from asap_adapters.conform.live import LiveAgent
-from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor
+from asap_adapters.conform.sockets import SocketExecutor
 from asap_core.testing.laws.catalogue import LAWS
 from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.junit_report import junit_report
@@ -23,56 +22,23 @@ from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.records import records, to_json
 from asap_core.testing.laws.runner import LawResult, Report, Result, run_laws
-from asap_core.testing.laws.survey import ASSUMED, NoManifest
+from asap_core.testing.laws.survey import NoManifest
 from asap_core.testing.laws.text_report import text_report
-from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import JsonObject
-
-EXIT_UNREACHABLE: Final = 3
-_MOST_SEED: Final = 2**32 - 1
-_FEATURES: Final = tuple(sorted(need.name.lower() for need in ASSUMED))
-
-
-def _feature(text: str) -> Need:
-    if text not in _FEATURES:
-        raise ValueError(f"expected one of {', '.join(_FEATURES)}")
-    return Need[text.upper()]
-
-
-def _object(text: str) -> JsonObject:
-    value = json.loads(text) if text.startswith("{") else None
-    if not isinstance(value, dict):
-        raise ValueError('expected a JSON object such as {"text": "hi"}')  # noqa: TRY004 - argparse's way
-    return value
-
-
-def _seed(text: str) -> int:
-    return whole_number(text, 0, _MOST_SEED, f"expected a number, 0 to {_MOST_SEED}")
 
 
 @frozen(kw_only=True)
 class ConformOptions:
     """The options of `asap conform`."""
 
-    url: str = required("URL", url, "base URL of the agent")
-    token: str | None = option("--token TOKEN", str, "bearer token of the caller")
-    sender: str | None = option("--as URN", urn, "the agent that --token stands for")
-    other_token: str | None = option("--other-token TOKEN", str, "bearer token of a second caller")
-    other_sender: str | None = option("--other-as URN", urn, "the agent that --other-token stands for")
-    skill: str | None = option("--skill NAME", str, "the skill that may be run; without it, only one named echo")
-    input: JsonObject | None = option("--input JSON", _object, "the input of that skill")
+    agent: LiveAgentOptions = nested(LiveAgentOptions)
     profile: str = choice("--profile", ("strict", "reference"), "which laws are judged", default="strict")
     only: Sequence[str] = repeated("--only NAME", str, "try only this law or group")
     excluded: Sequence[str] = repeated("--except NAME", str, "leave out this law or group")
-    without: Sequence[Need] = repeated(
-        "--without FEATURE", _feature, f"the agent doesn't have this feature: {', '.join(_FEATURES)}"
-    )
-    seed: int | None = option("--seed N", _seed, "try the laws in a random order, which this number repeats")
+    seed: int | None = option("--seed N", seed, "try the laws in a random order, which this number repeats")
     expected: Path | None = option(
         "--expected-failures FILE", Path, "ids of laws that fail, one a line; one that doesn't fail is an error"
     )
     direct: bool = flag("--direct", "no proxy is shared with others: also send what could hit their requests")
-    owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
     html: Path | None = option("--html FILE", Path, "write the report as one page of HTML")
     junit: Path | None = option("--junit FILE", Path, "write the report as JUnit XML")
     json: bool = json_option()
@@ -82,12 +48,12 @@ def _conform(options: ConformOptions) -> int:
     laws = _chosen(options)
     expected = _expected(options.expected)
     began = time.monotonic()
-    executor, lab = _visit(options)
+    executor, lab = options.agent.visit(direct=options.direct)
     if isinstance(lab, NoManifest):
-        complain(f"no manifest of an agent at {options.url}: {lab.got}")
+        complain(f"no manifest of an agent at {options.agent.url}: {lab.got}")
         return EXIT_UNREACHABLE
     results = _run(laws, lab, executor, quiet=options.json)
-    report = Report(options.url, lab.recipient, options.profile, tuple(results), time.monotonic() - began)
+    report = Report(options.agent.url, lab.recipient, options.profile, tuple(results), time.monotonic() - began)
     return _show(report, expected, options)
 
 
@@ -110,18 +76,6 @@ def _expected(path: Path | None) -> frozenset[str]:
         return frozenset()
     lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
     return frozenset(line for line in lines if line)
-
-
-def _visit(options: ConformOptions) -> tuple[SocketExecutor, Lab | NoManifest]:
-    agent = LiveAgent(
-        url=options.url, token=options.token, urn=options.sender, other_token=options.other_token,
-        other_urn=options.other_sender, skill=options.skill, input=options.input, without=frozenset(options.without),
-        direct=options.direct, owned=options.owned,
-    )  # fmt: skip
-    try:
-        return agent.visit()
-    except NotThisMachine as error:
-        raise UserError(f"{error}; if it's yours, give --i-own-this-host", usage=True) from None
 
 
 def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool) -> list[Result]:
@@ -168,10 +122,6 @@ COMMANDS: Final = (
             "Exits with 0 if all laws that were tried are kept, 1 if one is broken, 2 if the command line is wrong, "
             "3 if the agent can't be reached or shows no manifest."
         ),
-        rules=(
-            Needs("--token", ["--as"], "the sender of each envelope is the token's agent"),
-            Needs("--other-token", ["--other-as"], "the sender of each envelope is the token's agent"),
-            Needs("--input", ["--skill"]),
-        ),
+        rules=LIVE_AGENT_RULES,
     ),
 )

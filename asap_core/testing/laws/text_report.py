@@ -42,11 +42,12 @@ def failure_lines(result: Result, url: str) -> Iterator[str]:
     if left_out > 0:
         yield f"  ({left_out} earlier exchanges aren't shown)"
     for number, exchange in enumerate(result.exchanges[-_SHOWN_EXCHANGES:], max(left_out, 0) + 1):
-        yield from _exchange_lines(number, exchange, url)
+        yield from exchange_lines(number, exchange, url)
     yield ""
 
 
-def _exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterator[str]:
+def exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterator[str]:
+    """Yield the lines about one exchange: the bytes both ways, and a curl line."""
     yield f"  exchange {number}: {exchange.answer}"
     yield from (f"    > {line}" for line in shown_bytes(exchange.sent))
     yield from (f"    < {line}" for line in shown_bytes(exchange.received))

@@ -1,0 +1,76 @@
+"""Options of the commands that test a live agent: where it is, who calls it, and what it may be asked to do."""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from attrs import frozen
+
+from asap_adapters.cli.command import Needs, flag, option, repeated, required
+from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.options import url, urn, whole_number
+from asap_adapters.conform.live import LiveAgent
+from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor
+from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.survey import ASSUMED, NoManifest
+from asap_core.testing.laws.verdicts import Need
+from asap_core.wire.json_types import JsonObject
+
+EXIT_UNREACHABLE: Final = 3
+"""The exit code if there's no agent."""
+MOST_SEED: Final = 2**32 - 1
+_FEATURES: Final = tuple(sorted(need.name.lower() for need in ASSUMED))
+
+
+def seed(text: str) -> int:
+    """Read a seed."""
+    return whole_number(text, 0, MOST_SEED, f"expected a number, 0 to {MOST_SEED}")
+
+
+def _feature(text: str) -> Need:
+    if text not in _FEATURES:
+        raise ValueError(f"expected one of {', '.join(_FEATURES)}")
+    return Need[text.upper()]
+
+
+def _object(text: str) -> JsonObject:
+    value = json.loads(text) if text.startswith("{") else None
+    if not isinstance(value, dict):
+        raise ValueError('expected a JSON object such as {"text": "hi"}')  # noqa: TRY004 - argparse's way
+    return value
+
+
+@frozen(kw_only=True)
+class LiveAgentOptions:
+    """The agent under test."""
+
+    url: str = required("URL", url, "base URL of the agent")
+    token: str | None = option("--token TOKEN", str, "bearer token of the caller")
+    sender: str | None = option("--as URN", urn, "the agent that --token stands for")
+    other_token: str | None = option("--other-token TOKEN", str, "bearer token of a second caller")
+    other_sender: str | None = option("--other-as URN", urn, "the agent that --other-token stands for")
+    skill: str | None = option("--skill NAME", str, "the skill that may be run; without it, only one named echo")
+    input: JsonObject | None = option("--input JSON", _object, "the input of that skill")
+    without: Sequence[Need] = repeated(
+        "--without FEATURE", _feature, f"the agent doesn't have this feature: {', '.join(_FEATURES)}"
+    )
+    owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
+
+    def visit(self, *, direct: bool = False) -> tuple[SocketExecutor, Lab | NoManifest]:
+        """Fetch its manifest. Raises UserError if it's on another machine and not one's own."""
+        agent = LiveAgent(
+            url=self.url, token=self.token, urn=self.sender, other_token=self.other_token,
+            other_urn=self.other_sender, skill=self.skill, input=self.input, without=frozenset(self.without),
+            direct=direct, owned=self.owned,
+        )  # fmt: skip
+        try:
+            return agent.visit()
+        except NotThisMachine as error:
+            raise UserError(f"{error}; if it's yours, give --i-own-this-host", usage=True) from None
+
+
+LIVE_AGENT_RULES: Final = (
+    Needs("--token", ["--as"], "the sender of each envelope is the token's agent"),
+    Needs("--other-token", ["--other-as"], "the sender of each envelope is the token's agent"),
+    Needs("--input", ["--skill"]),
+)
