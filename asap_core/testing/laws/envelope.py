@@ -24,6 +24,7 @@ def required_fields(lab: Lab) -> Steps[None]:
     for name in _REQUIRED:
         for value in (ABSENT, None):
             refused((yield from lab.send(changed(lab.envelope(), {name: value}))), f"{name}: {value}")
+    refused((yield from lab.send(lab.envelope(asap_version=None))), "asap_version: None")
 
 
 @ENVELOPE.law(clause="docs/wire.md §1.1", expected="each is refused, by Invalid params (-32602)", needs={Need.SKILL})

@@ -240,3 +240,36 @@ def refusals_below_json_rpc(lab: Lab) -> Steps[None]:
     ):
         answer = yield from lab.fetch(request)
         check({"detail", "error"} & answer.document.keys(), f"{answer}: {answer.body[:100]!r}", example)
+
+
+@ERRORS.law(
+    clause="docs/security.md 22",
+    expected="the refusal repeats neither sender nor recipient, and doesn't tell whose the token is",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+    strict=True,
+)
+def no_urn_is_repeated(lab: Lab) -> Steps[None]:
+    """The refusal of a sender or a recipient repeats no URN that was sent, and doesn't tell the right one."""
+    marker = f"urn:asap:agent:{lab.fresh()}".lower().replace("_", "-")[:200]
+    for example, envelope in (
+        ("a recipient", lab.envelope(recipient=marker)),
+        ("a sender", lab.envelope(sender=marker)),
+    ):
+        answer = yield from lab.send(envelope)
+        if answer.error is not None:
+            check(marker.encode() not in answer.raw, "the answer repeats what was sent", example)
+            check(lab.caller.urn.encode() not in answer.raw, "the answer names the caller", example)
+
+
+@ERRORS.law(
+    clause="docs/security.md 22",
+    expected="the body doesn't repeat the path",
+    severity=Severity.HARDENING,
+    strict=True,
+)
+def no_path_is_repeated(lab: Lab) -> Steps[None]:
+    """The answer to an unknown path doesn't repeat it."""
+    marker = f"zqx{lab.fresh()}"
+    answer = yield from lab.get(f"/{marker}")
+    check(marker.encode() not in answer.raw, f"{answer}: the answer repeats the path")

@@ -4,11 +4,11 @@ import base64
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check, refused
-from asap_core.testing.laws.effects import Steps
+from asap_core.testing.laws.effects import SendBytes, Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import Caller, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import Need
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 IDENTITY: Final = LawGroup("identity", "who may call, as whom, and whom")
 
@@ -211,3 +211,19 @@ def streams_need_a_token(lab: Lab) -> Steps[None]:
     body = to_body(lab.rpc(lab.envelope()))
     answer = yield from lab.fetch(lab.request("POST", f"{lab.path}/stream", body=body))
     refused(answer, statuses=[401, 403, 404, 405])
+
+
+@IDENTITY.law(
+    clause="docs/security.md 7",
+    expected="the second one is refused: each request has a credential of its own",
+    needs={Need.SKILL, Need.AUTH, Need.BYTES},
+)
+def each_request_authenticates(lab: Lab) -> Steps[None]:
+    """A request without a token is refused, also on a connection that has carried one."""
+    first = lab.post_request(to_body(lab.rpc(lab.envelope())), close=False).to_bytes()
+    bare = lab.post_request(to_body(lab.rpc(lab.envelope())), caller=Caller(lab.caller.urn)).to_bytes()
+    got = yield from SendBytes((first, bare), answers=2)
+    if len(got.answers) < 2:  # noqa: PLR2004 - both requests'
+        raise LawNotTried("the agent ends the connection after one request")
+    accepted(got.answers[0], "with a token")
+    refused(got.answers[1], "without")

@@ -116,3 +116,29 @@ def media_type(lab: Lab) -> Steps[None]:
     for example, body in (("a result", lab.rpc(lab.envelope())), ("an error", {})):
         kind = (yield from lab.call(body)).header("content-type") or ""
         check(kind.lower().partition(";")[0].strip() == "application/json", f"Content-Type: {kind!r}", example)
+
+
+@JSONRPC.law(
+    clause="RFC 8259 §6; JSON-RPC 2.0 §5",
+    expected="the id comes back as it was sent, or is refused",
+    needs={Need.SKILL},
+)
+def large_ids_are_exact(lab: Lab) -> Steps[None]:
+    """An integer beyond the precision of a double comes back as the same id."""
+    for number in (2**53 + 1, -(2**53) - 1, 2**63 - 1):
+        answer = yield from lab.call(lab.rpc(lab.envelope(), id=number))
+        got = answer.document.get("id")
+        check(got == number or (got is None and answer.error is not None), f"{answer}: id {got!r}", str(number))
+
+
+@JSONRPC.law(
+    clause="JSON-RPC 2.0 §5; docs/wire.md §4.1",
+    expected="`jsonrpc`, `result` and `id`, and nothing else",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+)
+def members_of_a_response(lab: Lab) -> Steps[None]:
+    """A response has no other members than those of JSON-RPC."""
+    answer = yield from lab.succeed(lab.envelope())
+    others = sorted(answer.document.keys() - {"jsonrpc", "result", "id", "error"})
+    check(not others, f"{answer}: also {', '.join(others)}")

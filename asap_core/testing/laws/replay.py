@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from asap_core.testing.laws.checks import accepted, refused
-from asap_core.testing.laws.effects import AdvanceClock, Steps
-from asap_core.testing.laws.lab import Change, Lab, changed
+from asap_core.testing.laws.checks import accepted, check, refused
+from asap_core.testing.laws.effects import AdvanceClock, SendTogether, Steps
+from asap_core.testing.laws.lab import Change, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup
 from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_types import JsonObject
@@ -204,3 +204,17 @@ def many_calls_later(lab: Lab) -> Steps[None]:
     for _ in range(_MANY):
         yield from lab.send(lab.envelope())
     refused((yield from lab.send(envelope)))
+
+
+@REPLAY.law(
+    clause="docs/security.md 2",
+    expected="one is accepted, and all others are refused",
+    needs={Need.SKILL},
+)
+def one_envelope_many_times_at_once(lab: Lab) -> Steps[None]:
+    """The same envelope sent ten times at once is accepted once."""
+    envelope = lab.envelope()
+    requests = tuple(lab.post_request(to_body(lab.rpc(envelope))) for _ in range(10))
+    answers = yield from SendTogether(requests)
+    count = sum(each.is_success for each in answers)
+    check(count <= 1, f"{count} were accepted")

@@ -234,6 +234,7 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
         "nonce_cut": "compares the first 8 characters of nonces",
         "nonce_trimmed": "ignores blanks around nonces",
         "nonce_type": "accepts nonces that aren't text",
+        "race": "looks for a nonce and remembers it in two steps, between which another call may come",
         "same_nonce_other_id": "accepts a nonce again with another id",
         "same_nonce_other_payload": "accepts a nonce again with another payload",
         "same_nonce_other_timestamp": "accepts a nonce again with another timestamp",

@@ -32,6 +32,14 @@ _LONGEST_SLEEP: Final = 2.0
 _A_MOMENT: Final = 0.02
 
 
+# With these the nonce of a call with a key was claimed before, or isn't at all.
+_CLAIMED_ELSEWHERE: Final = (
+    "idempotency.replay_first",
+    "replay.unchecked_with_a_key",
+    "replay.burnt_by_refused_calls",
+)
+
+
 @dataclass(frozen=True)
 class PlantedCaller:
     """Who calls. urn: the agent that the token stands for, None without one. peer: the address."""
@@ -152,6 +160,9 @@ class Calls:
             self._claim(envelope, issued)
 
     def _claim(self, envelope: dict[str, Any], issued: float) -> None:
+        if self.broken("replay.race") and not self.nonces.knows(envelope):
+            time.sleep(_A_MOMENT)
+            self.nonces.forget(envelope)  # what another call has claimed meanwhile
         with self.lock:
             self.nonces.claim(envelope, issued, now=self.monotonic(), wall=self.wall())
 
@@ -258,7 +269,7 @@ class Calls:
             if kept.outcome is not None:
                 return self._again(kept.outcome, task)
             try:
-                if not (self.broken("idempotency.replay_first") or self.broken("replay.unchecked_with_a_key")):
+                if not any(map(self.broken, _CLAIMED_ELSEWHERE)):
                     self.nonces.claim(envelope, issued, now=now, wall=self.wall())
             except CallFault:
                 self.keys.free(scope)

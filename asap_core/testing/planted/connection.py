@@ -86,7 +86,8 @@ class PlantedConnection:
             self._credentials = self._credentials or tuple(
                 ("authorization", v) for v in request.values("authorization")
             )
-            request = replace(request, fields=(*dict([*request.fields, *self._credentials]).items(),))
+            if not request.values("authorization"):
+                request = replace(request, fields=(*request.fields, *self._credentials))
         self.phase = "body"
         response = self.agent.before_body(request)
         if response is None:

@@ -55,6 +55,14 @@ class Nonces:
         if not (self.broken("replay.id_not_remembered") and key[1] == "id"):
             self.seen[key] = (wall if self.broken("replay.by_the_wall_clock") else now, issued)
 
+    def knows(self, envelope: dict[str, Any]) -> bool:
+        """Whether the nonce of an envelope is remembered."""
+        return self._key(envelope) in self.seen
+
+    def forget(self, envelope: dict[str, Any]) -> None:
+        """Forget the nonce of an envelope. Only a broken agent does."""
+        self.seen.pop(self._key(envelope), None)
+
     def _is_nearly_full(self) -> bool:
         return len(self.seen) >= self.options.nonces_per_sender
 
