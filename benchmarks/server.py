@@ -203,13 +203,14 @@ def show(case: str, connections: int, measured: Turns) -> None:
     print("| server | requests/s | of floor | of reference | CPU µs | floor's CPU / its | p50, p99, worst ms | MB |")
     print("|---|---|---|---|---|---|---|---|")
     for name, turns_of in measured.items():
-        floor, reference = measured.get(known[name].floor, turns_of), measured.get(REFERENCE)
+        floor, reference = measured.get(known[name].floor), measured.get(REFERENCE)
+        rates = f"{ratio(turns_of, floor, 'rate'):.2f}" if floor else ""
+        processors = f"{ratio(floor, turns_of, 'processor'):.2f}" if floor else ""
         against = f"{ratio(turns_of, reference, 'rate'):.1f}x" if reference else ""
         times = ", ".join(f"{median(turns_of, which) * 1000:.1f}" for which in ("p50", "p99", "worst"))
         print(
-            f"| {name} | {median(turns_of, 'rate'):,.0f} | {ratio(turns_of, floor, 'rate'):.2f} "
-            f"| {against} "
-            f"| {median(turns_of, 'processor'):.0f} | {ratio(floor, turns_of, 'processor'):.2f} "
+            f"| {name} | {median(turns_of, 'rate'):,.0f} | {rates} | {against} "
+            f"| {median(turns_of, 'processor'):.0f} | {processors} "
             f"| {times} | {median(turns_of, 'idle'):.0f} → {median(turns_of, 'after'):.0f} |"
         )
 

@@ -21,6 +21,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE).search
 _ETAG = re.compile(rb"\r\netag: *([^\r]+)", re.IGNORECASE).search
 # What wrk does without being asked.
 WARM_UP = 0.5
+# Ours remembers 100,000 nonces of each.
+SENDERS = 64
 # Connections from one address; ours lets each have 100.
 FROM_ONE = 50
 
@@ -29,7 +31,7 @@ def asap_call(agent: str, text: str) -> object:
     """A call with an envelope id and a nonce of its own."""
     stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     envelope = {
-        "id": "e-NUMBER", "asap_version": "0.1", "timestamp": stamp, "sender": "urn:asap:agent:alice",
+        "id": "e-NUMBER", "asap_version": "0.1", "timestamp": stamp, "sender": "urn:asap:agent:alice-SENDER",
         "recipient": agent, "payload_type": "task.request", "extensions": {"nonce": "n-NUMBER"},
         "payload": {"conversation_id": "c", "skill_id": "echo", "input": {"text": text}},
     }  # fmt: skip
@@ -45,16 +47,19 @@ def a2a_call(_agent: str, text: str) -> object:
 def posts(agent: str, size: int) -> Callable[[], bytes]:
     """Requests, no two of them the same, all of one size."""
     call, path = (a2a_call, "/a2a") if agent == "a2a" else (asap_call, "/asap")
-    frame = len(json.dumps(call(agent, ""))) + 2 * len(f"{time.time_ns():020}") - 2 * len("NUMBER")
-    body = json.dumps(call(agent, "x" * (size - frame))).replace("NUMBER", "%(n)020d").encode()
+
+    def text_of(text: str) -> str:
+        return json.dumps(call(agent, text)).replace("NUMBER", "%(n)020d").replace("SENDER", "%(s)02d")
+
+    frame = len(text_of("") % {"n": 0, "s": 0})
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nA2A-Version: 1.0\r\n"
-    template = f"{head}Content-Length: {size}\r\n\r\n".encode() + body
+    template = f"{head}Content-Length: {size}\r\n\r\n{text_of('x' * (size - frame))}".encode()
     number = time.time_ns()
 
     def one() -> bytes:
         nonlocal number
         number += 1
-        return template % {b"n": number}
+        return template % {b"n": number, b"s": number % SENDERS}
 
     return one
 
