@@ -1,4 +1,4 @@
-"""The test kit: Hypothesis strategies, state machines and laws, to test this implementation, another, or a store.
+"""The test kit: Hypothesis strategies, state machines and laws, to test an implementation, a store or a driver.
 
 Install the extra `fuzz`; the laws (`asap_core.testing.laws`) don't need it. Not part of the pure core: no other module
 imports it. Each name is imported on first use, as in `asap_core`.
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
+    from asap_core.testing.driver_trial import ProgramRunner as ProgramRunner
+    from asap_core.testing.drivers import check_driver as check_driver
     from asap_core.testing.machine import (
         ExchangeMachine as ExchangeMachine,
         Reply as Reply,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES: Final = {
+    "asap_core.testing.driver_trial": "ProgramRunner",
+    "asap_core.testing.drivers": "check_driver",
     "asap_core.testing.machine": "ExchangeMachine Reply Target local_target",
     "asap_core.testing.stores": "AdmissionStore check_store",
     "asap_core.testing.strategies": (

@@ -204,7 +204,7 @@ class SimulatedClient:
             case Fetch():
                 return (yield from self.fetch(effect))
             case Wait(ticket, seconds):
-                yield ticket, math.inf if seconds is None else seconds
+                yield ticket, 0.0 if ticket.ready else math.inf if seconds is None else seconds
                 return Completed() if ticket.ready else Expired()
             case Sleep(seconds):
                 yield None, seconds

@@ -1,5 +1,6 @@
 """The guides' Python runs as it stands: each page's blocks are one module, and what they define is called."""
 
+import asyncio
 import gzip
 import inspect
 import json
@@ -252,6 +253,17 @@ class TestOnAnotherRuntime:
             assert list(embedding["requests"]).count(MANIFEST) == 1
 
     @pytest.mark.live
+    def test_the_driver_of_the_page_is_right(self, embedding: dict[str, Any]) -> None:
+        embedding["test_my_driver_is_right"]()
+
+    def test_tasks_run_together_and_the_first_is_cancelled(self, embedding: dict[str, Any]) -> None:
+        def runner(programs: Any, cancel_after: float | None) -> Any:
+            return asyncio.run(embedding["tasks_together"](asyncio.sleep, programs, cancel_after))
+
+        cancelled, slept = runner([60.0, 0.01], 0.02)
+        assert (type(cancelled), slept) == (asyncio.CancelledError, None)
+        assert runner([0.01], None) == [None]
+
     def test_a_run_on_callbacks_ends_and_is_cancelled(self, embedding: dict[str, Any]) -> None:
         begun: list[Any] = []
         ends: list[Any] = []

@@ -1,12 +1,15 @@
 """docs/drivers/gevent_driver.py, on the hub of the main thread, without monkey-patching."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from asap_core import NotAllowed, RemoteError, TimedOut, Unreachable
-from asap_core.client import Client, DiscoveryOptions, OutboundPolicy, RequestOptions, RetryPolicy
+from asap_core.client import Client, DiscoveryOptions, OutboundPolicy, Program, RequestOptions, RetryPolicy
+from asap_core.testing import ProgramRunner, check_driver
 from tests.drivers.demo_agent import SENDER, URN, Demo, echo, make_agent, needs, raw_server, task
+from tests.drivers.runners import result_of
 
 needs("gevent")
 
@@ -149,3 +152,23 @@ def test_a_name_that_leads_into_a_private_network_is_not_connected_to(monkeypatc
     mine = greenlets(outbound=OutboundPolicy(allow_http=["agent.example"]))
     with pytest.raises(NotAllowed):
         mine.run(mine.client.discover("http://agent.example"))
+
+
+# --- its rules -------------------------------------------------------------------------------------------------------
+
+
+def test_the_driver_keeps_its_rules() -> None:
+    def prepare(client: Client) -> ProgramRunner:
+        driver = Greenlets(client)
+
+        def runner(programs: Sequence[Program[Any]], cancel_after: float | None) -> Sequence[object]:
+            made = [gevent.spawn(result_of, driver.run, program) for program in programs]
+            if cancel_after is not None:
+                gevent.sleep(cancel_after)
+                made[0].kill()
+            gevent.joinall(made)
+            return [each.value for each in made]
+
+        return runner
+
+    check_driver(prepare)

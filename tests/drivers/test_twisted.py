@@ -1,7 +1,8 @@
 """docs/drivers/twisted_driver.py, in a reactor that runs in a thread."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,13 @@ from asap_core.client import (
     DiscoveryOptions,
     Fetch,
     OutboundPolicy,
+    Program,
     Received,
     RequestOptions,
     RetryPolicy,
     Route,
 )
+from asap_core.testing import ProgramRunner, check_driver
 from tests.drivers.demo_agent import SENDER, URN, Demo, echo, make_agent, needs, raw_server, task, until
 
 needs("twisted")
@@ -202,3 +205,25 @@ def test_a_name_that_leads_into_a_private_network_is_not_connected_to(monkeypatc
     mine = twisted_client(outbound=OutboundPolicy(allow_http=["agent.example"]))
     with pytest.raises(NotAllowed):
         run(lambda: mine.run(mine.client.discover("http://agent.example")))
+
+
+# --- its rules -------------------------------------------------------------------------------------------------------
+
+
+def test_the_driver_keeps_its_rules() -> None:
+    def prepare(client: Client) -> ProgramRunner:
+        driver = TwistedClient(client)
+
+        async def together(programs: Sequence[Program[Any]], cancel_after: float | None) -> Sequence[object]:
+            made = [
+                Deferred.fromCoroutine(driver.run(program)).addErrback(lambda each: each.value) for program in programs
+            ]
+            if cancel_after is not None:
+                await deferLater(reactor, cancel_after)
+                made[0].cancel()
+            results: Sequence[object] = await gatherResults(made)
+            return results
+
+        return lambda programs, cancel_after: run(together, programs, cancel_after)
+
+    check_driver(prepare, lacks=["patience"])

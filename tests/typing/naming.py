@@ -95,7 +95,7 @@ from asap_core.client import (
     Wanted,
     within,
 )
-from asap_core.testing import AdmissionStore, check_store
+from asap_core.testing import AdmissionStore, ProgramRunner, check_driver, check_store
 
 # --- payloads and documents ------------------------------------------------------------------------------------------
 
@@ -290,6 +290,10 @@ async def listening(agent: Agent, bound: Bound) -> None:
 
 def store(opened: Callable[[], AdmissionStore]) -> None:
     check_store(lambda _clock: opened)
+
+
+def driver(made: Callable[[Client], ProgramRunner]) -> None:
+    check_driver(made, lacks=["cancelling"])
 
 
 def who(anonymous: Anonymous) -> str | None:
