@@ -713,9 +713,14 @@ class ProofMachine(RuleBasedStateMachine):
 
     # By chance there are few of these, and most bugs show in what follows them.
     @precondition(lambda self: self.nonces)
-    @rule(holder=st.sampled_from(sorted(KEYS)), jti=st.sampled_from("abc"), signed=st.booleans())
-    def a_proof_comes_with_the_newest_nonce(self, holder, jti, signed) -> None:
-        self.send(holder, jti, age=0, nonce=self.slot - max(self.nonces), wrong={}, signer=None, signed=signed)
+    @rule(
+        holder=st.sampled_from(sorted(KEYS)),
+        jti=st.sampled_from("abc"),
+        wrong=st.sampled_from([{}, {}, {"htu": URL + "/x"}]),
+        signed=st.booleans(),
+    )
+    def a_proof_comes_with_the_newest_nonce(self, holder, jti, wrong, signed) -> None:
+        self.send(holder, jti, age=0, nonce=self.slot - max(self.nonces), wrong=wrong, signer=None, signed=signed)
 
     def send(self, holder, jti, *, age, nonce, wrong, signer, signed) -> None:
         wall, now = self.clock.wall(), self.clock.monotonic()
