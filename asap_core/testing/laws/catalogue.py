@@ -3,10 +3,13 @@
 from typing import Final
 
 from asap_core.testing.laws.batch import BATCH
+from asap_core.testing.laws.bodies import BODIES
 from asap_core.testing.laws.compression import COMPRESSION
+from asap_core.testing.laws.connections import CONNECTIONS
 from asap_core.testing.laws.discovery import DISCOVERY
 from asap_core.testing.laws.envelope import ENVELOPE
 from asap_core.testing.laws.errors import ERRORS
+from asap_core.testing.laws.heads import HEADS
 from asap_core.testing.laws.http import HTTP
 from asap_core.testing.laws.idempotency import IDEMPOTENCY
 from asap_core.testing.laws.identity import IDENTITY
@@ -20,7 +23,7 @@ from asap_core.testing.laws.time import TIME
 from asap_core.testing.laws.versions import VERSIONS
 
 GROUPS: Final[tuple[LawGroup, ...]] = (
-    DISCOVERY, HTTP, JSON_TEXT, JSONRPC, ENVELOPE, REPLIES, IDENTITY, REPLAY, TIME, IDEMPOTENCY, BATCH, LIMITS,
-    COMPRESSION, VERSIONS, ERRORS,
+    DISCOVERY, HTTP, HEADS, BODIES, CONNECTIONS, JSON_TEXT, JSONRPC, ENVELOPE, REPLIES, IDENTITY, REPLAY, TIME,
+    IDEMPOTENCY, BATCH, LIMITS, COMPRESSION, VERSIONS, ERRORS,
 )  # fmt: skip
 LAWS: Final[tuple[Law, ...]] = tuple(by_id(law for group in GROUPS for law in group.laws).values())

@@ -1,4 +1,4 @@
-"""Laws of HTTP: methods, paths, framing."""
+"""Laws of HTTP: methods, and requests that two readers could divide differently."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from asap_core.testing.laws.lab import MANIFEST_PATH, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
 
-HTTP: Final = LawGroup("http", "methods, paths and framing")
+HTTP: Final = LawGroup("http", "methods, and one Host and one length for each request")
 
 
 @HTTP.law(clause="RFC 9110 §15.5.6", expected="status 405, and `Allow` lists POST", severity=Severity.SHOULD)

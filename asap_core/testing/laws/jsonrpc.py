@@ -42,7 +42,7 @@ def ids_are_text_or_integers(lab: Lab) -> Steps[None]:
 )
 def responses(lab: Lab) -> Steps[None]:
     """A response has its request's id, of the same type, and either a result or an error."""
-    ids: tuple[int | str, ...] = (lab.fresh(), 7, -1, "")
+    ids: tuple[int | str, ...] = (lab.fresh(), 7, -1, "", 2**53 + 1)
     for value in ids:
         answer = yield from lab.call(lab.rpc(lab.envelope(), id=value))
         accepted(answer, f"id {value!r}")
@@ -50,6 +50,7 @@ def responses(lab: Lab) -> Steps[None]:
         check(got.get("id") == value and type(got["id"]) is type(value), f"id {got.get('id')!r}", f"id {value!r}")
         check(got.get("jsonrpc") == "2.0", f"jsonrpc: {got.get('jsonrpc')!r}")
         check("error" not in got, f"error: {got.get('error')!r} beside a result")
+        check(got.keys() <= {"jsonrpc", "result", "id"}, f"members {', '.join(got)}")
 
 
 _INVALID: Final = (-32600, "asap:rpc/invalid_request")

@@ -9,7 +9,7 @@ import cattrs
 from attrs import frozen
 
 from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
-from asap_core.testing.laws.text_report import curl_line
+from asap_core.testing.laws.shell_lines import curl_line
 from asap_core.wire.json_types import JsonObject
 
 _CONVERTER: Final = cattrs.Converter(forbid_extra_keys=False)

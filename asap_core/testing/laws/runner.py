@@ -53,6 +53,8 @@ class RecordedExchange:
     """What was sent on one connection, and what came back: exact bytes.
 
     request: if it was one request that a tool such as curl can repeat.
+    pieces: if it wasn't: the bytes, and the pauses between them in seconds.
+    at: when it was sent, in seconds since the Unix epoch.
 
     Callers' tokens are replaced by `$TOKEN` and `$OTHER_TOKEN`, since reports are shown to others.
     """
@@ -61,6 +63,8 @@ class RecordedExchange:
     received: bytes = field(repr=False)
     answer: str
     request: HttpRequest | None = field(default=None, repr=False)
+    pieces: tuple[bytes | float, ...] = field(default=(), repr=False)
+    at: float = 0.0
 
 
 class LawResult(Enum):
@@ -139,6 +143,7 @@ class Recorder:
     executor: Executor
     now: Callable[[], float]
     secrets: Mapping[str, str] = field(factory=dict, repr=False)
+    wall: Callable[[], float] = lambda: 0.0
     exchanges: list[RecordedExchange] = field(factory=list)
     began: float = 0.0
     effects: int = 0
@@ -148,29 +153,34 @@ class Recorder:
         self.effects += 1
         if self.effects > _MOST_EFFECTS or self.now() - self.began > _MOST_SECONDS:
             raise LawNotTried(f"it took more than {_MOST_EFFECTS} effects or {_MOST_SECONDS:.0f} s")
+        at = self.wall()
         outcome = self.executor.perform(effect)
         if isinstance(effect, AdvanceClock):  # `now` may read the clock that it moves
             self.began += effect.seconds
         match effect, outcome:
             case SendRequest(request), Answer():
-                self._record_request(request, outcome)
+                self._record(request, outcome, at)
             case SendTogether(requests), Together(answers):
                 for request, answer in zip(requests, answers, strict=True):
-                    self._record_request(request, answer)
+                    self._record(request, answer, at)
             case SendBytes(pieces), AnswersToBytes(answers, rest):
-                sent = b"".join(each for each in pieces if isinstance(each, bytes))
-                self._record(sent, outcome.raw, "; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes")
+                shown = tuple(self._hidden_bytes(each) if isinstance(each, bytes) else each for each in pieces)
+                sent = b"".join(each for each in shown if isinstance(each, bytes))
+                remark = "; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes"
+                self.exchanges.append(
+                    RecordedExchange(sent, self._hidden_bytes(outcome.raw), remark, pieces=shown, at=at)
+                )
             case _:
                 pass
         return outcome
 
-    def _record_request(self, request: HttpRequest, answer: Answer) -> None:
+    def _record(self, request: HttpRequest, answer: Answer, at: float) -> None:
         shown = evolve(request, headers=tuple((name, self._hidden(value)) for name, value in request.headers))
-        self._record(request.to_bytes(), answer.raw, str(answer), shown)
+        sent, received = self._hidden_bytes(request.to_bytes()), self._hidden_bytes(answer.raw)
+        self.exchanges.append(RecordedExchange(sent, received, str(answer), shown, at=at))
 
-    def _record(self, sent: bytes, received: bytes, answer: str, request: HttpRequest | None = None) -> None:
-        sent, received = (self._hidden(data.decode("latin-1")).encode("latin-1") for data in (sent, received))
-        self.exchanges.append(RecordedExchange(sent, received, answer, request))
+    def _hidden_bytes(self, data: bytes) -> bytes:
+        return self._hidden(data.decode("latin-1")).encode("latin-1")
 
     def _hidden(self, text: str) -> str:
         for secret, name in self.secrets.items():
@@ -198,7 +208,7 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
     missing = sorted(need.value for need in law.needs - lab.has)
     if missing:
         return Result(law, NotTried(f"it needs {' and '.join(missing)}"))
-    recorder, began = Recorder(executor, now, lab.secrets), now()
+    recorder, began = Recorder(executor, now, lab.secrets, lab.wall), now()
     try:
         recorder.run(law.provoke(lab))
         verdict: Verdict = Kept()

@@ -1,11 +1,10 @@
 """The report as text: counts by group, and for each failure all that's needed to understand and repeat it."""
 
 from collections.abc import Iterator
-from shlex import quote
 from typing import Final
 
-from asap_core.testing.laws.http_messages import HttpRequest
 from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
+from asap_core.testing.laws.shell_lines import PREPARE, curl_line, telnet_line
 
 # Of a long body a person reads the beginning; JSON and HTML reports have all of it.
 _SHOWN_BYTES: Final = 4_000
@@ -15,6 +14,10 @@ _SHOWN_EXCHANGES: Final = 6
 def text_report(report: Report) -> Iterator[str]:
     """Yield the lines of the report."""
     failed, skipped = report.by_outcome(LawResult.FAILED), report.by_outcome(LawResult.SKIPPED)
+    if failed:
+        yield "Before you repeat a line below, also once more:"
+        yield from (f"  {line}" for line in PREPARE)
+        yield ""
     for result in failed:
         yield from failure_lines(result, report.url)
     if skipped:
@@ -52,7 +55,9 @@ def exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterato
     yield from (f"    > {line}" for line in shown_bytes(exchange.sent))
     yield from (f"    < {line}" for line in shown_bytes(exchange.received))
     if exchange.request is not None:
-        yield f"    {curl_line(exchange.request, url)}"
+        yield f"    {curl_line(exchange.request, url, exchange.at)}"
+    elif (line := telnet_line(exchange.pieces, url, exchange.at)) is not None:
+        yield f"    {line}"
 
 
 def shown_bytes(data: bytes) -> list[str]:
@@ -61,35 +66,3 @@ def shown_bytes(data: bytes) -> list[str]:
     lines = [line.encode("unicode_escape").decode() for line in text.split("\n")]
     more = len(data) - _SHOWN_BYTES
     return [*lines, f"… and {more} more bytes"] if more > 0 else lines
-
-
-def curl_line(request: HttpRequest, url: str) -> str:
-    """Return a line for a POSIX shell that sends this request once more."""
-    scheme, _, rest = url.partition("://")
-    origin = f"{scheme}://{rest.partition('/')[0]}"
-    words = ["curl", "-i", "--path-as-is"]
-    words += ["-I"] if request.method == "HEAD" else ["-X", quote(request.method)]
-    for name, value in request.headers:
-        if name.lower() not in {"host", "connection", "content-length"}:
-            words += ["-H", _quoted_header(f"{name}: {value}")]
-    if request.body:
-        words += ["--data-binary", _quoted_bytes(request.body)]
-    return " ".join([*words, quote(origin + request.target)])
-
-
-def _quoted_header(text: str) -> str:
-    """Return a header as one word of a shell, which puts the token in its place."""
-    if text.isascii() and text.endswith((" $TOKEN", " $OTHER_TOKEN")):
-        return f'"{text}"'
-    return quote(text)
-
-
-def _quoted_bytes(data: bytes) -> str:
-    """Return bytes as one word of bash: quoted if they're plain text, else as `$'…'` with escapes."""
-    if len(data) > _SHOWN_BYTES:
-        return f"@body.bin  # {len(data)} bytes, in the JSON report"
-    text = data.decode("latin-1")
-    if text.isascii() and text.isprintable():
-        return quote(text)
-    escaped = "".join(c if c.isascii() and c.isprintable() and c not in "'\\" else f"\\x{ord(c):02x}" for c in text)
-    return f"$'{escaped}'"

@@ -5,6 +5,9 @@
 
 from typing import Final
 
+SWITCHES_OF: Final = {"heads": "http", "bodies": "http", "connections": "http"}
+"""Groups of laws whose switches have the name of another group."""
+
 UNFOUND: Final[dict[str, str]] = {
     "replay.evicted_at_the_bound": "the bound is 100,000 nonces: no run sends so many",
     "idempotency.failure_runs_again": "laws run the skill echo, which doesn't fail",
@@ -87,6 +90,9 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "errors.status_of_refusals",
     ),
     "the rule that is broken is a law of another group": (
+        "discovery.health_fields",
+        "discovery.health_http_status",
+        "identity.of_the_connection",
         "discovery.body_of_head",
         "envelope.recipient_prefix",
         "http.method_not_allowed",

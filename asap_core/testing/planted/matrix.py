@@ -11,7 +11,7 @@ from typing import Final
 from asap_core.testing.laws.catalogue import LAWS
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.runner import LawResult
-from asap_core.testing.planted.found_by import UNFOUND, WIDER
+from asap_core.testing.planted.found_by import SWITCHES_OF, UNFOUND, WIDER
 from asap_core.testing.planted.switches import SWITCHES
 from asap_core.testing.planted.trial import asked_for, tried
 
@@ -54,7 +54,7 @@ def complaints(matrix: Matrix, laws: Sequence[Law] = LAWS) -> Iterator[str]:
     """Compare a matrix with `found_by`. Yields what is wrong; nothing if all is as the tables say."""
     explained = {name for names in WIDER.values() for name in names}
     for name, broken in matrix.items():
-        others = [law for law in broken if law.partition(".")[0] != name.partition(".")[0]]
+        others = [law for law in broken if _switches_of(law) != name.partition(".")[0]]
         if not broken and name not in UNFOUND:
             yield f"{name} breaks no law, and isn't in UNFOUND"
         if broken and name in UNFOUND:
@@ -63,6 +63,11 @@ def complaints(matrix: Matrix, laws: Sequence[Law] = LAWS) -> Iterator[str]:
             yield f"{name} breaks laws of other groups, and isn't in WIDER: {', '.join(others)}"
     found = {law for broken in matrix.values() for law in broken}
     yield from (f"{law.id} is broken by no switch" for law in laws if law.id not in found)
+
+
+def _switches_of(law: str) -> str:
+    group = law.partition(".")[0]
+    return SWITCHES_OF.get(group, group)
 
 
 def lines(matrix: Matrix) -> Iterator[str]:

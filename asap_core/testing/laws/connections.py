@@ -1,0 +1,135 @@
+"""Laws of connections: what follows what, when one ends, and how long it may take."""
+
+from typing import Final
+
+from asap_core.testing.laws.checks import accepted, check
+from asap_core.testing.laws.effects import SendBytes, Steps
+from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Lab, to_body
+from asap_core.testing.laws.law import LawGroup, Severity
+from asap_core.testing.laws.verdicts import Need
+
+CONNECTIONS: Final = LawGroup("connections", "what follows what, when a connection ends, and how long it may take")
+
+# Longer than an agent waits for a head (10 s) or a body (30 s).
+_SLOW: Final = 40.0
+# Longer than an agent keeps an idle connection (60 s).
+_IDLE: Final = 100.0
+_MOMENT: Final = 0.3
+_BAD: Final = b"GET /  HTTP/1.1\r\n\r\n"
+
+
+def _get(lab: Lab, path: str = MANIFEST_PATH, *, close: bool = False) -> bytes:
+    return lab.request("GET", lab.root + path, close=close).to_bytes()
+
+
+@CONNECTIONS.law(
+    clause="RFC 9112 §9.3", expected="both requests are answered", severity=Severity.SHOULD, needs={Need.BYTES}
+)
+def persistence(lab: Lab) -> Steps[None]:
+    """A second request on a connection is answered too."""
+    got = yield from SendBytes((_get(lab), _MOMENT, _get(lab)), answers=2)
+    check([each.status for each in got.answers] == [200, 200], got.first, f"{len(got.answers)} answers")
+
+
+@CONNECTIONS.law(clause="RFC 9112 §9.3.2", expected="three answers, in order", needs={Need.BYTES, Need.DIRECT})
+def pipelining(lab: Lab) -> Steps[None]:
+    """Requests that are sent ahead are answered, in their order."""
+    got = yield from SendBytes((_get(lab) + _get(lab, HEALTH_PATH) + _get(lab),), answers=3)
+    names = ["health" if "agent_id" in each.document else "manifest" for each in got.answers]
+    check(names == ["manifest", "health", "manifest"], f"answers: {', '.join(names)}")
+
+
+@CONNECTIONS.law(
+    clause="RFC 9112 §9.3.2", expected="two results, each with its request's id", needs={Need.SKILL, Need.BYTES}
+)
+def pipelined_calls(lab: Lab) -> Steps[None]:
+    """Calls on one connection are answered each with its own id."""
+    ids = [lab.fresh(), lab.fresh()]
+    calls = [lab.post_request(to_body(lab.rpc(lab.envelope(), id=each)), close=False).to_bytes() for each in ids]
+    got = yield from SendBytes((calls[0], _MOMENT, calls[1]), answers=2)
+    for answer in got.answers:
+        accepted(answer)
+    check([each.document.get("id") for each in got.answers] == ids, f"{len(got.answers)} answers; sent {ids}")
+
+
+@CONNECTIONS.law(
+    clause="RFC 9112 §9.6",
+    expected="one answer, with Connection: close; the connection ends, and nothing after it is read",
+    needs={Need.BYTES, Need.DIRECT},
+)
+def a_close_that_is_asked_for(lab: Lab) -> Steps[None]:
+    """The connection ends after a request with Connection: close."""
+    got = yield from SendBytes((_get(lab, close=True) + _get(lab),), seconds=3)
+    check(len(got.answers) == 1 and got.first.status == 200, f"{len(got.answers)} answers, {got.first}")  # noqa: PLR2004
+    check(got.closed, "the connection stays open")
+
+
+@CONNECTIONS.law(
+    clause="RFC 9112 §9.6", expected="Connection: close", severity=Severity.SHOULD, needs={Need.BYTES}, strict=True
+)
+def a_close_is_said(lab: Lab) -> Steps[None]:
+    """The last answer on a connection says that it's the last."""
+    for example, sent in (("asked for", _get(lab, close=True)), ("after a fault", _BAD)):
+        got = yield from SendBytes((sent,), seconds=3)
+        said = got.first.header("connection") or ""
+        check(not got.closed or "close" in said.lower(), f"{got.first}, Connection: {said!r}", example)
+
+
+@CONNECTIONS.law(
+    clause="RFC 9112 §9.6; docs/security.md 20",
+    expected="one answer, 400, and the connection ends",
+    needs={Need.BYTES, Need.DIRECT},
+)
+def nothing_after_a_fault(lab: Lab) -> Steps[None]:
+    """What follows a request that can't be read isn't read: nobody knows where it begins."""
+    got = yield from SendBytes((_BAD, _MOMENT, _get(lab)), seconds=3)
+    check(got.first.status == 400, got.first)  # noqa: PLR2004 - HTTP's
+    check(len(got.answers) == 1, f"{len(got.answers)} answers")
+    check(got.closed, "the connection stays open")
+
+
+@CONNECTIONS.law(
+    clause="RFC 9110 §10.1.1", expected="100 Continue, and then the result", severity=Severity.SHOULD,
+    needs={Need.SKILL, Need.BYTES}, strict=True,
+)  # fmt: skip
+def expectations(lab: Lab) -> Steps[None]:
+    """A client that waits for 100 Continue before it sends the body gets it."""
+    request = lab.post_request(to_body(lab.rpc(lab.envelope())), headers=[("Expect", "100-continue")])
+    head, _, body = request.to_bytes().partition(b"\r\n\r\n")
+    got = yield from SendBytes((head + b"\r\n\r\n", _MOMENT, body), answers=1)
+    check(got.raw.startswith(b"HTTP/1.1 100"), f"first came {got.raw[:20]!r}")
+    accepted(got.first)
+
+
+@CONNECTIONS.law(
+    clause="docs/security.md 18", expected="the connection ends within 40 s", severity=Severity.HARDENING,
+    needs={Need.BYTES, Need.DIRECT},
+)  # fmt: skip
+def slow_heads(lab: Lab) -> Steps[None]:
+    """A head of which a byte comes now and then isn't waited for."""
+    head = _get(lab)
+    pieces = [piece for at in range(int(_SLOW) // 2) for piece in (head[at : at + 1], 2.0)]
+    got = yield from SendBytes(tuple(pieces), seconds=_SLOW)
+    check(got.closed, f"the connection is open after {_SLOW:.0f} s")
+
+
+@CONNECTIONS.law(
+    clause="docs/security.md 18; RFC 9110 §15.5.9", expected="status 408 within 40 s", severity=Severity.HARDENING,
+    needs={Need.SKILL, Need.BYTES, Need.DIRECT}, strict=True,
+)  # fmt: skip
+def slow_bodies(lab: Lab) -> Steps[None]:
+    """A body that doesn't arrive is answered by 408."""
+    request = lab.post_request(to_body(lab.rpc(lab.envelope())))
+    got = yield from SendBytes((request.to_bytes()[:-20],), seconds=_SLOW)
+    check(got.closed, f"the connection is open after {_SLOW:.0f} s")
+    check(got.first.status == 408, got.first)  # noqa: PLR2004 - HTTP's
+
+
+@CONNECTIONS.law(
+    clause="docs/security.md 18", expected="the connection ends within 100 s", severity=Severity.HARDENING,
+    needs={Need.BYTES, Need.CLOCK},
+)  # fmt: skip
+def idle_connections(lab: Lab) -> Steps[None]:
+    """A connection on which nothing comes is ended."""
+    got = yield from SendBytes((_get(lab),), seconds=_IDLE)
+    check(got.closed, f"the connection is open after {_IDLE:.0f} s")

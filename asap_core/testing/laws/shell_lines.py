@@ -1,0 +1,141 @@
+"""Lines for a POSIX shell that repeat an exchange, also later: ids and dates are variables in them.
+
+    RUN=$(date +%s | tail -c 9); at() { date -u -d "$1 seconds" +%Y-%m-%dT%H:%M:%S.000000Z; }
+    curl … -d '{"id": "conform-'$RUN'-7", "timestamp": "'$(at -310)'", …}' http://127.0.0.1:8000/asap
+
+Each value has as many characters as the text that it replaces, so that lengths in a head stay right.
+"""
+
+import gzip
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from shlex import quote
+from typing import Final
+
+from asap_core.testing.laws.http_messages import HttpRequest
+
+PREPARE: Final = (
+    "RUN=$(date +%s | tail -c 9)",
+    'at() { date -u -d "$1 seconds" +%Y-%m-%dT%H:%M:%S.000000Z; }',
+)
+"""What the lines need, once for each repetition: a run of its own, and dates."""
+
+# A command line has some 100 KB; nobody reads as much.
+_LONGEST: Final = 40_000
+_VARIABLE: Final = re.compile(
+    r"(?P<run>conform-)(?:[0-9A-Za-z_-]{8})(?=-\d)|(?P<date>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"
+    r"|(?P<token>\$(?:OTHER_)?TOKEN)|(?P<many>(?P<one>[^\0])(?P=one){999,})"
+)
+# Seconds in which an answer comes, once all has been sent.
+_MOMENT: Final = 2
+
+
+def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:
+    """Return a line that sends this request once more. `at`: when it was sent, in seconds since the Unix epoch."""
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0]
+    words = ["curl", "-i", "--path-as-is"]
+    words += ["-I"] if request.method == "HEAD" else ["-X", quote(request.method)]
+    for name, value in request.headers:
+        is_own = name.lower() in {"connection", "content-length"} or (name.lower() == "host" and value == authority)
+        if not is_own:
+            words += ["-H", _word(f"{name}: {value}" if value else f"{name};", at)]
+    target = _word(f"{scheme}://{authority}{request.target}", at)
+    if not request.body:
+        empty = ["--data-binary", "''"] if any(name.lower() == "content-length" for name, _ in request.headers) else []
+        return " ".join([*words, *empty, target])
+    body, unpacked = request.body.decode("latin-1"), _unpacked(request)
+    if unpacked is None and _is_plain(body):
+        return " ".join([*words, "--data-binary", _word(body, at), target])
+    source = _printed(body if unpacked is None else unpacked, at)
+    if source is None:
+        return " ".join([*words, f"--data-binary @body.bin {target}  # {len(body)} bytes, in the JSON report"])
+    packing = [] if unpacked is None else ["gzip -c"]
+    return " | ".join([source, *packing, " ".join([*words, "--data-binary", "@-", target])])
+
+
+def telnet_line(pieces: Sequence[bytes | float], url: str, at: float = 0.0) -> str | None:
+    """Return a line that sends these bytes once more, with the pauses between them. None if there are too many."""
+    scheme, _, rest = url.partition("://")
+    if scheme != "http":
+        return None
+    steps = []
+    for piece in pieces:
+        step = f"sleep {piece:g}" if isinstance(piece, float) else _printed(piece.decode("latin-1"), at)
+        if step is None:
+            return None
+        steps.append(step)
+    return f"{{ {'; '.join([*steps, f'sleep {_MOMENT}'])}; }} | curl -sN telnet://{rest.partition('/')[0]}"
+
+
+def _unpacked(request: HttpRequest) -> str | None:
+    """Return the text of a body that is compressed as its head says; None for other bodies."""
+    if ("content-encoding", "gzip") not in {(name.lower(), value.lower()) for name, value in request.headers}:
+        return None
+    try:
+        return gzip.decompress(request.body).decode("latin-1")
+    except (OSError, EOFError):  # it's meant to be corrupt
+        return None
+
+
+def _is_plain(text: str) -> bool:
+    is_short = len(text) <= _LONGEST and not any(match["many"] for match in _VARIABLE.finditer(text))
+    return text.isascii() and text.isprintable() and is_short
+
+
+def _pieces(text: str, at: float) -> Iterator[tuple[str, str]]:
+    """Divide a text into what is quoted, what the shell puts in, and a character that is repeated."""
+    end = 0
+    for match in _VARIABLE.finditer(text):
+        offset = None if match["date"] is None else _offset(match["date"], at)
+        if match["date"] is not None and offset is None:
+            continue
+        yield "text", text[end : match.start()]
+        end = match.end()
+        if match["run"]:
+            yield "text", match["run"]
+            yield "shell", "$RUN"
+        elif match["token"]:
+            yield "shell", f'"{match["token"]}"'
+        elif match["many"]:
+            yield "many", match["many"]
+        else:
+            yield "shell", f"$(at {offset})"
+    yield "text", text[end:]
+
+
+def _offset(text: str, at: float) -> int | None:
+    try:
+        return round(datetime.fromisoformat(text).timestamp() - at)
+    except ValueError:  # a leap second
+        return None
+
+
+def _word(text: str, at: float) -> str:
+    """Return a text as one word of the shell."""
+    words = [quote(part) if kind != "shell" else part for kind, part in _pieces(text, at) if part]
+    return "".join(words) or "''"
+
+
+def _printed(text: str, at: float) -> str | None:
+    """Return commands that print a text, whatever its characters. None if they would be too long."""
+    steps: list[str] = []
+    word = ""
+    for kind, part in [*_pieces(text, at), ("many", "")]:
+        if kind != "many":
+            word += part if kind == "shell" else quote("".join(map(_escaped, part))) if part else ""
+            continue
+        steps += [f"printf %b {word}"] if word else []
+        steps += [f"head -c {len(part)} /dev/zero | tr '\\0' {quote(part[0])}"] if part else []
+        word = ""
+    if sum(map(len, steps)) > _LONGEST:
+        return None
+    return steps[0] if len(steps) == 1 else f"{{ {'; '.join(steps)}; }}"
+
+
+def _escaped(character: str) -> str:
+    """Return a character as `printf %b` reads it."""
+    if character == "\\":
+        return "\\\\"
+    return character if character.isascii() and character.isprintable() else f"\\0{ord(character):03o}"
