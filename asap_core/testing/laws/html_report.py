@@ -14,6 +14,7 @@ from attrs import frozen
 
 from asap_core.testing.laws.records import ExchangeRecord, LawRecord
 from asap_core.testing.laws.runner import LawResult
+from asap_core.testing.laws.shell_lines import PREPARE
 from asap_core.testing.laws.text_report import shown_bytes
 
 # Laws with more exchanges send the same request again and again; the last ones show the breach.
@@ -121,6 +122,8 @@ def _mark(name: str, record: LawRecord | None) -> str:
 def _outcome(name: str, record: LawRecord, *, named: bool) -> Iterator[str]:
     got = f": {record.remark}" if record.remark else ""
     yield f"<h3>{escape(f'{name}, ' if named else '')}{record.outcome.value}{escape(got)} ({record.seconds:.2f} s)</h3>"
+    if any(each.curl for each in record.exchanges):
+        yield f"<p>Before you repeat a line below, also once more:</p><pre>{escape(chr(10).join(PREPARE))}</pre>"
     left_out = max(len(record.exchanges) - _SHOWN_EXCHANGES, 0)
     if left_out:
         yield f"<p>{left_out} earlier exchanges are in the JSON report.</p>"

@@ -6,6 +6,7 @@ from xml.etree import ElementTree as ET
 
 from asap_core.testing.laws.records import LawRecord
 from asap_core.testing.laws.runner import LawResult
+from asap_core.testing.laws.shell_lines import PREPARE
 from asap_core.testing.laws.text_report import shown_bytes
 
 
@@ -55,6 +56,7 @@ def _details(record: LawRecord) -> Iterator[str]:
     yield f"from:     {record.clause}"
     yield f"expected: {record.expected}"
     yield f"got:      {_printable(record.remark)}"
+    yield from ("", "Before you repeat a line below, also once more:", *PREPARE)
     for exchange in record.exchanges:
         yield ""
         for mark, data in zip("><", exchange.sides.values(), strict=True):

@@ -9,7 +9,7 @@ import cattrs
 from attrs import frozen
 
 from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
-from asap_core.testing.laws.shell_lines import curl_line
+from asap_core.testing.laws.shell_lines import repeating_line
 from asap_core.wire.json_types import JsonObject
 
 _CONVERTER: Final = cattrs.Converter(forbid_extra_keys=False)
@@ -20,7 +20,7 @@ class ExchangeRecord:
     """One exchange. The bytes are Latin-1 text, one character for each.
 
     answer: what came back, in words.
-    curl: a shell line that sends the request once more; empty if no such line can.
+    curl: a shell line that repeats the exchange (see `PREPARE`); empty if no such line can.
     """
 
     sent: str
@@ -79,7 +79,7 @@ def _exchange(exchange: RecordedExchange, url: str) -> ExchangeRecord:
         sent=exchange.sent.decode("latin-1"),
         received=exchange.received.decode("latin-1"),
         answer=exchange.answer,
-        curl="" if exchange.request is None else curl_line(exchange.request, url),
+        curl=repeating_line(exchange, url),
     )
 
 

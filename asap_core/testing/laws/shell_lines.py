@@ -14,6 +14,7 @@ from shlex import quote
 from typing import Final
 
 from asap_core.testing.laws.http_messages import HttpRequest
+from asap_core.testing.laws.runner import RecordedExchange
 
 PREPARE: Final = (
     "RUN=$(date +%s | tail -c 9)",
@@ -29,6 +30,13 @@ _VARIABLE: Final = re.compile(
 )
 # Seconds in which an answer comes, once all has been sent.
 _MOMENT: Final = 2
+
+
+def repeating_line(exchange: RecordedExchange, url: str) -> str:
+    """Return a line that repeats an exchange; empty if no such line can."""
+    if exchange.request is not None:
+        return curl_line(exchange.request, url, exchange.at)
+    return telnet_line(exchange.pieces, url, exchange.at) or ""
 
 
 def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:

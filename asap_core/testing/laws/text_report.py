@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
-from asap_core.testing.laws.shell_lines import PREPARE, curl_line, telnet_line
+from asap_core.testing.laws.shell_lines import PREPARE, repeating_line
 
 # Of a long body a person reads the beginning; JSON and HTML reports have all of it.
 _SHOWN_BYTES: Final = 4_000
@@ -54,9 +54,7 @@ def exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterato
     yield f"  exchange {number}: {exchange.answer}"
     yield from (f"    > {line}" for line in shown_bytes(exchange.sent))
     yield from (f"    < {line}" for line in shown_bytes(exchange.received))
-    if exchange.request is not None:
-        yield f"    {curl_line(exchange.request, url, exchange.at)}"
-    elif (line := telnet_line(exchange.pieces, url, exchange.at)) is not None:
+    if line := repeating_line(exchange, url):
         yield f"    {line}"
 
 

@@ -1,0 +1,57 @@
+"""Each failure that `asap conform` reports is reproduced by the lines that it prints, also later."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from asap_core.testing.laws.shell_lines import PREPARE as PREPARED
+from asap_core.testing.planted.agent import PlantedAgent
+from asap_core.testing.planted.messages import PlantedOptions
+from asap_core.testing.planted.serving import PlantedServer
+from tests.live.command import asap
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(shutil.which("curl") is None, reason="needs the command curl"),
+    pytest.mark.skipif(
+        subprocess.run(["date", "-u", "-d", "0 seconds"], capture_output=True, check=False).returncode != 0,
+        reason="needs a command date that adds seconds",
+    ),
+]
+CALLERS = [
+    *("--token", "token-of-alice", "--as", "urn:asap:agent:alice"),
+    *("--other-token", "token-of-bob", "--other-as", "urn:asap:agent:bob", "--direct"),
+]
+PREPARE, LINE = re.compile(r"  (RUN=|at\(\))"), re.compile(r"    .*curl -")
+
+
+@pytest.mark.parametrize(
+    ("switch", "law", "shown"),
+    [
+        ("replay.accepted", "replay.same_envelope", '"result"'),
+        ("time.old", "time.old_envelopes", '"result"'),
+        ("json_text.control_character", "json_text.no_control_characters", '"result"'),
+        ("compression.case", "compression.names_of_codings", "415"),
+        ("http.bare_line_feed", "heads.line_ends", "200 OK"),
+        ("http.chunk_end", "bodies.ends_of_chunks", '"result"'),
+        ("identity.rebound_page", "identity.rebound_pages", '"result"'),
+    ],
+)
+def test_a_failure_is_reproduced_by_the_lines(switch: str, law: str, shown: str) -> None:
+    with PlantedServer(PlantedAgent(breaks=[switch])) as server:
+        server.agent = PlantedAgent(PlantedOptions(url=server.url), breaks=[switch])
+        report = asap("conform", server.url, *CALLERS, "--only", law).stdout.splitlines()
+        assert f"BROKEN  {law}" in "\n".join(report)
+        lines = [each.strip() for each in report if PREPARE.match(each) or LINE.match(each)]
+        tokens = {"TOKEN": "token-of-alice", "OTHER_TOKEN": "token-of-bob", "PATH": "/usr/bin:/bin"}
+        again = subprocess.run(["sh", "-c", "\n".join(lines)], env=tokens, capture_output=True, text=True, check=True)
+    assert shown in again.stdout.strip().splitlines()[-1] + again.stdout[again.stdout.rfind("HTTP/1.1 ") :]
+
+
+def test_what_stands_before_the_lines_keeps_lengths() -> None:
+    shown = subprocess.run(
+        ["sh", "-c", "\n".join([*PREPARED, "printf $RUN; at -310"])], capture_output=True, text=True, check=True
+    ).stdout
+    assert len(shown) == len("a5yOjcFM") + len("2025-12-31T23:59:50.000001Z\n")
