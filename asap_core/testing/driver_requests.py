@@ -130,14 +130,16 @@ def check_refused_connections(trial: Trial) -> None:
 @rule("requests")
 def check_time_limits(trial: Trial) -> None:
     """`seconds` limits a request as a whole."""
-    for path in ("/silent", "/trickling", "/trickling-head"):
-        before = len(trial.server.arrivals)
-        outcome, seconds = trial.timed(trial.fetch(path, seconds=LIMIT))
-        what = "no answer came" if path == "/silent" else "one byte came each 0.1 s"
-        assert isinstance(outcome, Expired), f"{what}: after {seconds:.1f} s expected Expired, not {outcome!r}"
-        assert outcome.stage is not Stage.CONNECTING, f"{what}: the stage is {outcome.stage}, and all was sent"
-        assert seconds <= LIMIT + SLACK, f"{what}: a limit of {LIMIT} s ended it after {seconds:.1f} s"
-        assert trial.server.arrivals[before].left.wait(SLACK), f"{what}: its connection is still open"
+    bodies = {"/deaf": bytes(8_000_000)}
+    what = {"/deaf": "the request wasn't read", "/silent": "no answer came"}
+    for path in ("/deaf", "/silent", "/trickling", "/trickling-head"):
+        outcome, seconds = trial.timed(trial.fetch(path, body=bodies.get(path), seconds=LIMIT))
+        why = what.get(path, "one byte came each 0.1 s")
+        assert isinstance(outcome, Expired), f"{why}: after {seconds:.1f} s expected Expired, not {outcome!r}"
+        assert outcome.stage is not Stage.CONNECTING, f"{why}: the stage is {outcome.stage}, and the request was sent"
+        assert seconds <= LIMIT + SLACK, f"{why}: a limit of {LIMIT} s ended it after {seconds:.1f} s"
+    for arrival in trial.server.arrivals:
+        assert arrival.path == "/deaf" or arrival.left.wait(SLACK), f"its connection is still open: {arrival.path}"
 
 
 @rule("requests", "patience")

@@ -40,7 +40,7 @@ of an error early, to run several programs at the same time, to cancel one.
 """
 
 # In seconds: an effect's limit; what a busy machine may add; after how long a run counts as hanging.
-LIMIT: Final = 0.5
+LIMIT: Final = 0.8
 SLACK: Final = 2.0
 HANGS: Final = 20.0
 MAX_BODY: Final = 100_000
@@ -102,6 +102,7 @@ SCRIPTS: Final[dict[str, Script]] = {
     "/closed": _says(),
     "/garbage": _says(f"220 {SECRET} ready\r\n\r\n".encode()),
     "/silent": _says(SILENCE),
+    "/deaf": _says(SILENCE),
     "/trickling": lambda: _trickling(_answer(b"", content_length="500"), b"x"),
     "/trickling-head": lambda: _trickling(b"HTTP/1.1 200 OK\r\n", b"x-a: 1\r\n"),
     "/refused": _says(_answer(b"", "503 Busy", content_length="500", retry_after="3"), SILENCE),

@@ -67,7 +67,7 @@ def broken_rules(prepare: PrepareDriver, *, lacks: Collection[Ability] = (), onl
     broken = []
     for each in RULES:
         if not each.needs & set(lacks) and (not only or each.check.__name__ in only):
-            with LoopbackServer(SCRIPTS, unread=("/early",)) as server:
+            with LoopbackServer(SCRIPTS, unread=("/early", "/deaf")) as server:
                 client = Client("urn:asap:agent:driver-check")
                 runner = prepare(client)
                 try:

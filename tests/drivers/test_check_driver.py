@@ -144,15 +144,6 @@ class LimitsEachStep(Threads):
         http.receive(connection.recv(65_536))
 
 
-class LeavesConnectionsOpen(LimitsEachStep):
-    """Until the end of the test."""
-
-    def receive(self, http: HttpExchange, connection: socket.socket) -> None:
-        HELD.append(connection.dup())
-        connection.settimeout(0.4)
-        super().receive(http, connection)
-
-
 class IgnoresPatience(LimitsEachStep):
     """It looks at `seconds`, and at nothing else."""
 
@@ -166,6 +157,14 @@ class IgnoresPatience(LimitsEachStep):
         if self.ends <= time.monotonic():
             raise TimeoutError
         connection.settimeout(self.ends - time.monotonic())
+        super().receive(http, connection)
+
+
+class LeavesConnectionsOpen(IgnoresPatience):
+    """Until the end of the test."""
+
+    def receive(self, http: HttpExchange, connection: socket.socket) -> None:
+        HELD.append(connection.dup())
         super().receive(http, connection)
 
 
@@ -310,7 +309,7 @@ DEFECTS: dict[str, tuple[Any, str, str]] = {
     "errors are swallowed": (SwallowsErrors, "check_results", "expected the exceptions of two programs"),
     "programs aren't closed": (NeverCloses, "check_cancelling", "isn't closed: call its close() in a finally"),
     "cancellations are thrown": (Throws, "check_cancelling", "only close() ends a program"),
-    "connections stay open": (LeavesConnectionsOpen, "check_time_limits", "its connection is still open"),
+    "connections stay open": (LeavesConnectionsOpen, "check_time_limits", "connection is still open"),
 }
 
 
