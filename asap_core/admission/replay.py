@@ -273,19 +273,16 @@ class ReplayGuard:
     def _forget(self, now: Instant, wall: WallTime) -> None:
         forgotten = 0
         while now >= self._next_due and forgotten < _FORGOTTEN_PER_CALL:
-            self._forget_oldest(wall)
+            digest, _, issued, index = self._oldest
+            self._advance()
+            if wall > issued + self._max_age:
+                self._drop(issued, digest, index)
+            else:
+                self._hold_back(issued, digest, index)
             forgotten += 1
         while self._held_back and wall > self._held_back[0][0] + self._max_age and forgotten < 2 * _FORGOTTEN_PER_CALL:
             self._drop(*heappop(self._held_back))
             forgotten += 1
-
-    def _forget_oldest(self, wall: WallTime) -> None:
-        digest, _, issued, index = self._oldest
-        self._advance()
-        if wall > issued + self._max_age:
-            self._drop(issued, digest, index)
-        else:
-            self._hold_back(issued, digest, index)
 
     def _advance(self) -> None:
         """Make the next entry in the queue the oldest."""
