@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from asap_core.http.messages import Request
 from asap_core.wire.codec import encode_envelope
-from asap_core.wire.envelope import Envelope
+from asap_core.wire.envelope import ASAP_VERSION, Envelope
 from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
@@ -58,7 +58,7 @@ def envelopes() -> st.SearchStrategy[Envelope]:
     )
     unknown = st.tuples(st.just("x.unknown"), _objects())
     return st.builds(
-        lambda kind, **fields: Envelope(payload_type=kind[0], payload=kind[1], **fields),
+        lambda kind, **fields: Envelope(asap_version=ASAP_VERSION, payload_type=kind[0], payload=kind[1], **fields),
         kind=kinds | unknown,
         id=_ID,
         timestamp=_timestamps(),

@@ -67,7 +67,7 @@ class Envelope:
     """
 
     id: str = field(validator=ID)
-    asap_version: str = field(default=ASAP_VERSION, validator=TEXT)
+    asap_version: str = field(validator=TEXT)
     timestamp: datetime = field(converter=parse_timestamp, validator=DATE_TIME)
     sender: str = field(validator=URN)
     recipient: str = field(validator=URN)
@@ -106,6 +106,7 @@ class Envelope:
         return cls(
             id=ids(),
             timestamp=utc(wall),
+            asap_version=ASAP_VERSION,
             sender=sender,
             recipient=recipient,
             payload_type=payload_type,

@@ -54,6 +54,13 @@ def an_id_is_required(lab: Lab) -> Steps[None]:
         refused((yield from lab.send(lab.envelope(id=value))), f"id: {value}", codes=_MALFORMED)
 
 
+@ENVELOPE.law(clause="docs/wire.md §1.1", expected=_REFUSED, needs={Need.SKILL})
+def a_version_is_required(lab: Lab) -> Steps[None]:
+    """An envelope without asap_version is refused."""
+    for value in (ABSENT, None):
+        refused((yield from lab.send(lab.envelope(asap_version=value))), f"asap_version: {value}", codes=_MALFORMED)
+
+
 @ENVELOPE.law(
     clause="docs/security.md 21", expected=_REFUSED, severity=Severity.HARDENING, needs={Need.SKILL}, strict=True
 )

@@ -11,7 +11,6 @@ SWITCHES_OF: Final = {"heads": "http", "bodies": "http", "connections": "http"}
 UNFOUND: Final[dict[str, str]] = {
     "replay.evicted_at_the_bound": "the bound is 100,000 nonces: no run sends so many",
     "idempotency.failure_runs_again": "laws run the skill echo, which doesn't fail",
-    "envelope.asap_version_missing": "this library's agents take 0.1 for it too, though docs/wire.md requires it",
     "discovery.manifest_skills": "an agent may have skills that it doesn't publish",
     "errors.handler_cause": "laws run the skill echo, which doesn't fail",
 }

@@ -73,6 +73,11 @@ def problems(decode, *arguments):
 
 
 class TestEnvelopes:
+    def test_a_version_is_required_as_by_the_reference(self) -> None:
+        for wrong in ({}, {"asap_version": None}):
+            document = {key: value for key, value in GOOD.items() if key != "asap_version"} | wrong
+            assert set(problems(decode_envelope, document)) == {"$.asap_version"}
+
     def test_an_envelope_from_the_wire_is_read(self) -> None:
         envelope = decode_envelope(GOOD)
         assert (envelope.sender, envelope.nonce) == ("urn:asap:agent:alice", "nonce-fc25db46ff515035")
