@@ -17,6 +17,11 @@ if TYPE_CHECKING:
         Target as Target,
         local_target as local_target,
     )
+    from asap_core.testing.nearly_valid import (
+        NearlyValid as NearlyValid,
+        nearly_valid_envelopes as nearly_valid_envelopes,
+        nearly_valid_manifests as nearly_valid_manifests,
+    )
     from asap_core.testing.stores import AdmissionStore as AdmissionStore, check_store as check_store
     from asap_core.testing.strategies import (
         broken_documents as broken_documents,
@@ -33,6 +38,7 @@ _HOMES: Final = {
     "asap_core.testing.driver_trial": "ProgramRunner",
     "asap_core.testing.drivers": "check_driver",
     "asap_core.testing.machine": "ExchangeMachine Reply Target local_target",
+    "asap_core.testing.nearly_valid": "NearlyValid nearly_valid_envelopes nearly_valid_manifests",
     "asap_core.testing.stores": "AdmissionStore check_store",
     "asap_core.testing.strategies": (
         "broken_documents envelope_documents envelopes json_values manifests request_bodies requests urns"

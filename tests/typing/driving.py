@@ -26,6 +26,7 @@ from asap_core import (
 )
 from asap_core.testing import (
     ExchangeMachine,
+    NearlyValid,
     Reply,
     Target,
     broken_documents,
@@ -34,6 +35,8 @@ from asap_core.testing import (
     json_values,
     local_target,
     manifests,
+    nearly_valid_envelopes,
+    nearly_valid_manifests,
     request_bodies,
     requests,
     urns,
@@ -91,6 +94,10 @@ class OwnMachine(ExchangeMachine):
 
 values: list[strategies.SearchStrategy[object]] = [json_values(max_leaves=3), envelopes(), urns(), request_bodies()]
 documents: list[strategies.SearchStrategy[dict[str, object]]] = [broken_documents(), envelope_documents()]
+nearly: list[strategies.SearchStrategy[NearlyValid]] = [
+    nearly_valid_envelopes("id is a string"),
+    nearly_valid_manifests(),
+]
 
 
 def shown(manifest: strategies.SearchStrategy[Manifest], request: strategies.SearchStrategy[Request]) -> Iterator[str]:

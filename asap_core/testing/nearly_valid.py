@@ -1,0 +1,172 @@
+"""Nearly valid documents: each breaks one rule of its reader, and has the rule's name."""
+
+import copy
+from collections.abc import Mapping
+from typing import Final, cast
+
+from attrs import field, frozen
+from hypothesis import strategies as st
+
+from asap_core.testing.laws.lab import ABSENT, Change
+from asap_core.testing.strategies import envelope_documents, json_values, manifests
+from asap_core.wire.codec import to_json
+from asap_core.wire.envelope import MAX_ID
+from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.manifest import MAX_TTL
+
+_TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_OBJECTS: Final = st.dictionaries(_TEXT, json_values(max_leaves=2), max_size=2)
+_ARRAYS: Final = st.lists(json_values(max_leaves=2), max_size=2)
+
+
+@frozen
+class NearlyValid:
+    """A document that its reader refuses.
+
+    rule: the name of the one rule that it breaks.
+    document: plain JSON.
+    mended: the same document with this rule kept. The reader accepts it.
+    """
+
+    rule: str
+    document: JsonObject
+    mended: JsonObject
+
+
+@frozen
+class BrokenRule:
+    """How a rule is broken: `values` replace what is at `path`. `around`: values at the top that the rule needs."""
+
+    path: tuple[str, ...]
+    values: st.SearchStrategy[Change]
+    around: Mapping[str, Json] = field(factory=dict)
+
+
+def _without(*kinds: str) -> st.SearchStrategy[Json]:
+    """JSON values of all types but these."""
+    values: dict[str, st.SearchStrategy[Json]] = {
+        "null": st.none(),
+        "boolean": st.booleans(),
+        "number": st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False),
+        "string": _TEXT,
+        "array": _ARRAYS,
+        "object": _OBJECTS,
+    }
+    return st.one_of([strategy for kind, strategy in values.items() if kind not in kinds])
+
+
+_MISSING: Final[st.SearchStrategy[Change]] = st.just(ABSENT)
+_LONG: Final[st.SearchStrategy[Change]] = st.integers(MAX_ID + 1, 2 * MAX_ID).map("x".__mul__)
+_NOT_A_URN: Final[st.SearchStrategy[Change]] = st.sampled_from(
+    ["", "agent", "urn:asap:agent:", "urn:asap:agent:a:b:c", "urn:asap:agent:A", "urn:asap:agent:a ", "urn:asap:tool:a",
+     "URN:asap:agent:a", "urn:asap:agent:a\n", "urn:asap:agent:é"]
+) | _TEXT.map(lambda text: f"urn:asap:agent:{text}!")  # fmt: skip
+_NOT_A_TIME: Final[st.SearchStrategy[Change]] = st.sampled_from(
+    ["", "yesterday", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-02-10T24:30:00Z", "20260210T120000Z",
+     "2026-02-10T12:00:00+25:00", "2026-02-10T12:00:00Z Z", "0000-01-01T00:00:00Z"]
+)  # fmt: skip
+_CONTROLS: Final[st.SearchStrategy[Change]] = st.builds(
+    lambda before, control, after: before + control + after, _TEXT, st.sampled_from("\0\t\n\r\x1b\x7f\u2028"), _TEXT
+)
+
+ENVELOPE_RULES: Final[Mapping[str, BrokenRule]] = {
+    "an envelope has an id": BrokenRule(("id",), _MISSING),
+    "id is a string": BrokenRule(("id",), _without("string")),
+    "id isn't empty": BrokenRule(("id",), st.just("")),
+    f"id has at most {MAX_ID} characters": BrokenRule(("id",), _LONG),
+    "id has no control characters": BrokenRule(("id",), _CONTROLS),
+    "asap_version is a string": BrokenRule(("asap_version",), _without("string")),
+    "an envelope has a timestamp": BrokenRule(("timestamp",), _MISSING),
+    "timestamp is a string or a number": BrokenRule(("timestamp",), _without("string", "number")),
+    "timestamp is a date and time": BrokenRule(("timestamp",), _NOT_A_TIME),
+    "an envelope has a sender": BrokenRule(("sender",), _MISSING),
+    "sender is a string": BrokenRule(("sender",), _without("string")),
+    "sender is an agent's URN": BrokenRule(("sender",), _NOT_A_URN),
+    "an envelope has a recipient": BrokenRule(("recipient",), _MISSING),
+    "recipient is a string": BrokenRule(("recipient",), _without("string")),
+    "recipient is an agent's URN": BrokenRule(("recipient",), _NOT_A_URN),
+    "an envelope has a payload_type": BrokenRule(("payload_type",), _MISSING),
+    "payload_type is a string": BrokenRule(("payload_type",), _without("string")),
+    "payload_type isn't empty": BrokenRule(("payload_type",), st.just("")),
+    f"payload_type has at most {MAX_ID} characters": BrokenRule(("payload_type",), _LONG),
+    "an envelope has a payload": BrokenRule(("payload",), _MISSING),
+    "payload is an object": BrokenRule(("payload",), _without("object")),
+    "correlation_id is a string or null": BrokenRule(("correlation_id",), _without("string", "null")),
+    "an answer has a correlation_id": BrokenRule(
+        ("correlation_id",),
+        st.sampled_from([ABSENT, None, ""]),
+        around={"payload_type": "task.response", "correlation_id": "of-a-request"},
+    ),
+    "trace_id is a string or null": BrokenRule(("trace_id",), _without("string", "null")),
+    "requires_ack is true or false": BrokenRule(("requires_ack",), _without("boolean")),
+    "extensions is an object or null": BrokenRule(("extensions",), _without("object", "null")),
+    "an envelope has no unknown keys": BrokenRule(("x-unknown",), json_values(max_leaves=2)),
+}
+"""The rules that `nearly_valid_envelopes` breaks, by name. Source: docs/wire.md §1.1, §1.5."""
+
+MANIFEST_RULES: Final[Mapping[str, BrokenRule]] = {
+    **{f"a manifest has {key}": BrokenRule((key,), _MISSING)
+       for key in ("id", "name", "version", "description", "capabilities", "endpoints")},
+    **{f"{key} is a string": BrokenRule((key,), _without("string"))
+       for key in ("id", "name", "version", "description")},
+    "id is an agent's URN": BrokenRule(("id",), _NOT_A_URN),
+    "capabilities is an object": BrokenRule(("capabilities",), _without("object")),
+    "skills is an array": BrokenRule(("capabilities", "skills"), _without("array")),
+    "a skill is an object": BrokenRule(("capabilities", "skills"), _without("object").map(lambda item: [item])),
+    "a skill has an id": BrokenRule(("capabilities", "skills"), st.just([{"description": ""}])),
+    "a skill has a description": BrokenRule(("capabilities", "skills"), st.just([{"id": "echo"}])),
+    "streaming is true or false": BrokenRule(("capabilities", "streaming"), _without("boolean")),
+    "endpoints is an object": BrokenRule(("endpoints",), _without("object")),
+    "endpoints has asap": BrokenRule(("endpoints", "asap"), _MISSING),
+    "endpoints.asap is a string": BrokenRule(("endpoints", "asap"), _without("string")),
+    "supported_versions is an array or null": BrokenRule(("supported_versions",), _without("array", "null")),
+    "supported_versions isn't empty": BrokenRule(("supported_versions",), st.just([])),
+    "auth is an object or null": BrokenRule(("auth",), _without("object", "null")),
+    "auth has schemes": BrokenRule(("auth",), st.just({})),
+    "schemes is an array": BrokenRule(("auth",), st.fixed_dictionaries({"schemes": _without("array")})),
+    "ttl_seconds is a whole number": BrokenRule(("ttl_seconds",), _without("number") | st.just(5.5)),
+    "ttl_seconds is at least 1": BrokenRule(("ttl_seconds",), st.integers(-(2**53), 0)),
+    f"ttl_seconds is at most {MAX_TTL}": BrokenRule(("ttl_seconds",), st.integers(MAX_TTL + 1, 2**53)),
+}  # fmt: skip
+"""The rules that `nearly_valid_manifests` breaks, by name. Source: docs/wire.md §3."""
+
+
+def nearly_valid_envelopes(*rules: str) -> st.SearchStrategy[NearlyValid]:
+    """Envelopes that break one rule each, named in `asap_core.testing.nearly_valid.ENVELOPE_RULES`.
+
+    rules: the names of those to break; all of them if there are none.
+    Raises: KeyError for a name that isn't in the table.
+    """
+    return _nearly_valid(envelope_documents(), ENVELOPE_RULES, rules)
+
+
+def nearly_valid_manifests(*rules: str) -> st.SearchStrategy[NearlyValid]:
+    """Manifests that break one rule each, named in `asap_core.testing.nearly_valid.MANIFEST_RULES`.
+
+    rules: the names of those to break; all of them if there are none.
+    Raises: KeyError for a name that isn't in the table.
+    """
+    return _nearly_valid(manifests().map(to_json), MANIFEST_RULES, rules)
+
+
+def _nearly_valid(
+    documents: st.SearchStrategy[JsonObject], table: Mapping[str, BrokenRule], rules: tuple[str, ...]
+) -> st.SearchStrategy[NearlyValid]:
+    chosen = {name: table[name] for name in rules or table}
+    return st.sampled_from([*chosen]).flatmap(
+        lambda name: st.builds(break_rule, st.just(name), st.just(chosen[name]), documents, chosen[name].values)
+    )
+
+
+def break_rule(name: str, how: BrokenRule, document: JsonObject, value: Change) -> NearlyValid:
+    """Return a document with one of the values that break a rule."""
+    mended = {**document, **how.around}
+    broken = copy.deepcopy(mended)
+    inner, (*parents, last) = broken, how.path
+    for key in parents:
+        inner = cast("JsonObject", inner[key])
+    if value is ABSENT:
+        inner.pop(last, None)
+    else:
+        inner[last] = value
+    return NearlyValid(name, broken, mended)

@@ -1,0 +1,47 @@
+"""Nearly valid documents: the reader refuses each, and accepts it once its one rule is kept."""
+
+import pytest
+from attrs import NOTHING, fields
+from hypothesis import given, strategies as st
+
+from asap_core.errors import InvalidDocument
+from asap_core.testing import nearly_valid_envelopes, nearly_valid_manifests
+from asap_core.testing.nearly_valid import ENVELOPE_RULES, MANIFEST_RULES
+from asap_core.wire.codec import decode_envelope, decode_manifest
+from asap_core.wire.envelope import Envelope
+from asap_core.wire.manifest import Manifest
+
+
+@pytest.mark.parametrize("rule", ENVELOPE_RULES)
+@given(st.data())
+def test_an_envelope_breaks_the_rule_and_no_other(rule, data) -> None:
+    drawn = data.draw(nearly_valid_envelopes(rule))
+    assert drawn.rule == rule
+    decode_envelope(drawn.mended)
+    with pytest.raises(InvalidDocument) as caught:
+        decode_envelope(drawn.document)
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("rule", MANIFEST_RULES)
+@given(st.data())
+def test_a_manifest_breaks_the_rule(rule, data) -> None:
+    drawn = data.draw(nearly_valid_manifests(rule))
+    assert drawn.rule == rule
+    decode_manifest(drawn.mended)
+    with pytest.raises(InvalidDocument):
+        decode_manifest(drawn.document)
+
+
+def test_every_field_of_an_envelope_is_broken_by_a_rule() -> None:
+    assert {field.name for field in fields(Envelope)} <= {how.path[0] for how in ENVELOPE_RULES.values()}
+
+
+def test_every_required_field_of_a_manifest_is_left_out_by_a_rule() -> None:
+    required = {each.name for each in fields(Manifest) if each.default is NOTHING}
+    assert required <= {how.path[0] for how in MANIFEST_RULES.values()}
+
+
+def test_a_rule_that_is_unknown_is_refused() -> None:
+    with pytest.raises(KeyError):
+        nearly_valid_envelopes("no such rule")
