@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
+    from asap_core.testing.bodies import request_bodies as request_bodies
     from asap_core.testing.driver_trial import ProgramRunner as ProgramRunner
     from asap_core.testing.drivers import check_driver as check_driver
     from asap_core.testing.machine import (
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
         envelopes as envelopes,
         json_values as json_values,
         manifests as manifests,
-        request_bodies as request_bodies,
         requests as requests,
         urns as urns,
     )
 
 _HOMES: Final = {
+    "asap_core.testing.bodies": "request_bodies",
     "asap_core.testing.driver_trial": "ProgramRunner",
     "asap_core.testing.drivers": "check_driver",
     "asap_core.testing.machine": "ExchangeMachine Reply Target local_target",
     "asap_core.testing.nearly_valid": "NearlyValid nearly_valid_envelopes nearly_valid_manifests",
     "asap_core.testing.stores": "AdmissionStore check_store",
     "asap_core.testing.strategies": (
-        "broken_documents envelope_documents envelopes json_values manifests request_bodies requests urns"
+        "broken_documents envelope_documents envelopes json_values manifests requests urns"
     ),
 }
 

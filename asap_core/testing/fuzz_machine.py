@@ -12,7 +12,7 @@ from asap_core.testing.fuzz_moves import BROKEN, BROKEN_CALLS, BROKEN_STRICTLY, 
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.runner import Executor, RecordedExchange, Recorder
 from asap_core.testing.laws.verdicts import LawBroken, Need
-from asap_core.testing.strategies import request_bodies
+from asap_core.testing.strategies import any_bodies
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., object])
@@ -158,7 +158,7 @@ class FuzzMachine(RuleBasedStateMachine):
         """A request that isn't JSON-RPC's."""
         self._do(self.session.broken_request, variant)
 
-    @rule(body=request_bodies())
+    @rule(body=any_bodies())
     def any_body(self, body: bytes) -> None:
         """Any bytes."""
         self._do(self.session.any_body, body)

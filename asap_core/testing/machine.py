@@ -18,8 +18,8 @@ from asap_core.auth.principal import TokenTable
 from asap_core.clock import ManualClock
 from asap_core.http.messages import Request
 from asap_core.server.agent import Agent
+from asap_core.testing.bodies import request_bodies
 from asap_core.testing.driven_agent import answer
-from asap_core.testing.strategies import request_bodies
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
@@ -104,6 +104,9 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.target = self.make_target()
         self.numbers = itertools.count()
+        self.bodies = request_bodies(
+            recipient=AGENT, sender=ALICE, wall=self.clock.wall, ids=lambda: f"drawn-{next(self.numbers)}"
+        )
 
     def make_target(self) -> Target:
         """Return the target under test. Its wall clock must follow `self.clock`."""
@@ -173,7 +176,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         assert not reply.accepted
         assert MARKER.encode() not in reply.body
 
-    @rule(body=request_bodies())
+    @rule(body=st.runner().flatmap(lambda machine: machine.bodies))
     def any_bytes_get_one_decision(self, body: bytes) -> None:
         """Any body gets one JSON response, never an internal error."""
         reply = self.target(body, TOKEN)

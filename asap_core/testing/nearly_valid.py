@@ -8,14 +8,13 @@ from attrs import field, frozen
 from hypothesis import strategies as st
 
 from asap_core.testing.laws.lab import ABSENT, Change
-from asap_core.testing.strategies import envelope_documents, json_values, manifests
+from asap_core.testing.strategies import TEXTS, envelope_documents, json_values, manifests
 from asap_core.wire.codec import to_json
 from asap_core.wire.envelope import MAX_ID
 from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.manifest import MAX_TTL
 
-_TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-_OBJECTS: Final = st.dictionaries(_TEXT, json_values(max_leaves=2), max_size=2)
+_OBJECTS: Final = st.dictionaries(TEXTS, json_values(max_leaves=2), max_size=2)
 _ARRAYS: Final = st.lists(json_values(max_leaves=2), max_size=2)
 
 
@@ -48,7 +47,7 @@ def _without(*kinds: str) -> st.SearchStrategy[Json]:
         "null": st.none(),
         "boolean": st.booleans(),
         "number": st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False),
-        "string": _TEXT,
+        "string": TEXTS,
         "array": _ARRAYS,
         "object": _OBJECTS,
     }
@@ -60,13 +59,13 @@ _LONG: Final[st.SearchStrategy[Change]] = st.integers(MAX_ID + 1, 2 * MAX_ID).ma
 _NOT_A_URN: Final[st.SearchStrategy[Change]] = st.sampled_from(
     ["", "agent", "urn:asap:agent:", "urn:asap:agent:a:b:c", "urn:asap:agent:A", "urn:asap:agent:a ", "urn:asap:tool:a",
      "URN:asap:agent:a", "urn:asap:agent:a\n", "urn:asap:agent:é"]
-) | _TEXT.map(lambda text: f"urn:asap:agent:{text}!")  # fmt: skip
+) | TEXTS.map(lambda text: f"urn:asap:agent:{text}!")  # fmt: skip
 _NOT_A_TIME: Final[st.SearchStrategy[Change]] = st.sampled_from(
     ["", "yesterday", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-02-10T24:30:00Z", "20260210T120000Z",
      "2026-02-10T12:00:00+25:00", "2026-02-10T12:00:00Z Z", "0000-01-01T00:00:00Z"]
 )  # fmt: skip
 _CONTROLS: Final[st.SearchStrategy[Change]] = st.builds(
-    lambda before, control, after: before + control + after, _TEXT, st.sampled_from("\0\t\n\r\x1b\x7f\u2028"), _TEXT
+    lambda before, control, after: before + control + after, TEXTS, st.sampled_from("\0\t\n\r\x1b\x7f\u2028"), TEXTS
 )
 
 ENVELOPE_RULES: Final[Mapping[str, BrokenRule]] = {

@@ -12,8 +12,8 @@ from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 _SEGMENT = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)
-_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-_ID = st.text(
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+IDS = st.text(
     st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp", "Zs", "Cn", "Co"]), min_size=1, max_size=40
 )
 
@@ -33,26 +33,27 @@ def json_values(*, max_leaves: int = 10) -> st.SearchStrategy[Json]:
         | st.booleans()
         | st.integers(-(2**53), 2**53)
         | st.floats(allow_nan=False, allow_infinity=False)
-        | _TEXT
+        | TEXTS
     )
     return st.recursive(
         leaves,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
         max_leaves=max_leaves,
     )
 
 
 def _objects() -> st.SearchStrategy[JsonObject]:
-    return st.dictionaries(_TEXT, json_values(max_leaves=4), max_size=4)
+    return st.dictionaries(TEXTS, json_values(max_leaves=4), max_size=4)
 
 
-def _timestamps() -> st.SearchStrategy[datetime]:
+def timestamps() -> st.SearchStrategy[datetime]:
+    """Times in UTC."""
     return st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
 
 def envelopes() -> st.SearchStrategy[Envelope]:
     """Valid envelopes, of task requests and of an unknown payload type."""
-    tasks = st.fixed_dictionaries({"conversation_id": _TEXT, "skill_id": _TEXT, "input": _objects()})
+    tasks = st.fixed_dictionaries({"conversation_id": TEXTS, "skill_id": TEXTS, "input": _objects()})
     kinds = st.sampled_from(["task.request", "TaskRequest", "task_request"]).flatmap(
         lambda kind: tasks.map(lambda payload: (kind, payload))
     )
@@ -60,14 +61,14 @@ def envelopes() -> st.SearchStrategy[Envelope]:
     return st.builds(
         lambda kind, **fields: Envelope(asap_version=ASAP_VERSION, payload_type=kind[0], payload=kind[1], **fields),
         kind=kinds | unknown,
-        id=_ID,
-        timestamp=_timestamps(),
+        id=IDS,
+        timestamp=timestamps(),
         sender=urns(),
         recipient=urns(),
-        correlation_id=st.none() | _TEXT,
-        trace_id=st.none() | _TEXT,
+        correlation_id=st.none() | TEXTS,
+        trace_id=st.none() | TEXTS,
         requires_ack=st.booleans(),
-        extensions=st.none() | st.fixed_dictionaries({"nonce": _ID}),
+        extensions=st.none() | st.fixed_dictionaries({"nonce": IDS}),
     )
 
 
@@ -92,13 +93,13 @@ def broken_documents() -> st.SearchStrategy[JsonObject]:
 
 def manifests() -> st.SearchStrategy[Manifest]:
     """Valid manifests that an agent may publish."""
-    skills = st.lists(st.builds(Skill, id=_TEXT, description=_TEXT, input_schema=st.none() | _objects()), max_size=3)
+    skills = st.lists(st.builds(Skill, id=TEXTS, description=TEXTS, input_schema=st.none() | _objects()), max_size=3)
     return st.builds(
         Manifest,
         id=urns(),
-        name=_TEXT,
+        name=TEXTS,
         version=st.from_regex(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}", fullmatch=True),
-        description=_TEXT,
+        description=TEXTS,
         capabilities=st.builds(Capabilities, skills=skills, streaming=st.booleans()),
         endpoints=st.builds(Endpoints, asap=st.just("https://agent.example/asap")),
         auth=st.none() | st.builds(AuthScheme, schemes=st.just(["bearer"])),
@@ -106,17 +107,17 @@ def manifests() -> st.SearchStrategy[Manifest]:
     )
 
 
-def request_bodies() -> st.SearchStrategy[bytes]:
-    """Bodies of POST /asap: valid calls, nearly valid ones, batches of both, other JSON, and any bytes."""
+def any_bodies() -> st.SearchStrategy[bytes]:
+    """Bodies of POST /asap, for no agent in particular: calls, nearly valid ones, batches, other JSON, any bytes."""
     params = st.fixed_dictionaries(
         {"envelope": envelope_documents() | broken_documents() | json_values(max_leaves=3)},
-        optional={"idempotency_key": _ID | json_values(max_leaves=2)},
+        optional={"idempotency_key": IDS | json_values(max_leaves=2)},
     )
     call = st.fixed_dictionaries(
-        {"method": st.just("asap.send") | _TEXT, "params": params | json_values(max_leaves=3)},
+        {"method": st.just("asap.send") | TEXTS, "params": params | json_values(max_leaves=3)},
         optional={
-            "jsonrpc": st.just("2.0") | _TEXT,
-            "id": st.integers() | _ID | json_values(max_leaves=2),
+            "jsonrpc": st.just("2.0") | TEXTS,
+            "id": st.integers() | IDS | json_values(max_leaves=2),
             "x": st.none(),
         },
     )
@@ -156,8 +157,8 @@ def requests() -> st.SearchStrategy[Request]:
     )
     return st.builds(
         Request,
-        method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "get", ""]) | _TEXT,
-        target=paths | st.just("/.well-known/asap/manifest.json") | _TEXT,
+        method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "get", ""]) | TEXTS,
+        target=paths | st.just("/.well-known/asap/manifest.json") | TEXTS,
         headers=st.lists(st.tuples(names, values), max_size=4).map(tuple),
         peer=st.sampled_from(["192.0.2.1", "2001:db8::1", "", "nonsense"]),
     )

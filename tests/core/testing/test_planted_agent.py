@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from asap_core import ManualClock
 from asap_core.testing import request_bodies
 from asap_core.testing.planted.agent import PlantedAgent
 from asap_core.testing.planted.break_table import BREAKS
@@ -281,6 +282,11 @@ class TestCodings:
 @given(request_bodies(), st.sampled_from(["token-of-alice", "token-of-bob", None]))
 def test_any_body_is_decided_alike(body, token) -> None:
     alike(Pair().both(body=body, token=token))
+
+
+@given(request_bodies(recipient="urn:asap:agent:planted", sender=ALICE, wall=ManualClock().wall))
+def test_any_body_for_this_agent_is_decided_alike(body) -> None:
+    alike(Pair().both(body=body))
 
 
 # A small alphabet, so that nonces, ids and keys meet again.
