@@ -97,6 +97,17 @@ class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
                 await self._reader
             finally:
                 self._reader = None
+        return self._taken(max_bytes)
+
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        if not (self._received or self._ended or self._lost or self._closed):
+            try:
+                return self._socket.recv(max_bytes)  # what the loop hasn't seen yet
+            except OSError:  # BlockingIOError is one
+                return b""
+        return self._taken(max_bytes)
+
+    def _taken(self, max_bytes: int) -> bytes:
         data = self._received
         data, self._received = (data, b"") if len(data) <= max_bytes else (data[:max_bytes], data[max_bytes:])
         if self._paused and not self._received and not self._transport.is_closing():

@@ -20,6 +20,7 @@ from attrs import define
 
 from asap_adapters.server.connection_slots import ConnectionSlot
 from asap_adapters.server.driver import WRITE_SIZE, PeerGone
+from asap_adapters.server.sockets import ReadsNow
 from asap_adapters.server.sweeper import NEVER, Sweeper
 from asap_adapters.system import LoopClock
 from asap_core.admission.policy import Policy
@@ -131,9 +132,11 @@ class Channel:
 
     async def first_bytes(self) -> bytes | None:
         """Wait for a request. Returns None if the connection is over."""
+        now = self.sweeper.time()
+        self.slot.waits(self.expire, now)
+        self.phase, self.until = Phase.IDLE, now + self.policy.idle_timeout
         if self.stop.is_set():
-            return None
-        self.phase, self.until = Phase.IDLE, self.sweeper.time() + self.policy.idle_timeout
+            return self.arrived()
         try:
             data = await self.stream.receive(READ_SIZE)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -141,9 +144,23 @@ class Channel:
         self.phase, self.until = Phase.BUSY, NEVER
         return data
 
+    def arrived(self) -> bytes | None:
+        """Return what arrived on an idle connection just before it ends, or None: one look at the socket.
+
+        Closed with bytes in the kernel, the socket would reset the connection, and the peer would lose its request.
+        """
+        if self.phase is not Phase.IDLE or not isinstance(self.stream, ReadsNow):
+            return None
+        data = self.stream.receive_nowait(READ_SIZE)
+        self.phase, self.until = Phase.BUSY, NEVER
+        return data or None
+
     def head_begins(self) -> float:
         """Part of a head is there. Returns until when the rest may take: bytes that trickle renew nothing."""
-        return self.sweeper.time() + self.policy.head_timeout
+        now = self.sweeper.time()
+        self.slot.waits(self.expire, now)
+        self.slot.begun = True
+        return now + self.policy.head_timeout
 
     async def more_of_head(self, deadline: float) -> bytes:
         """Return more of a head. Raises `UnreadableRequest` if the peer ends midway."""

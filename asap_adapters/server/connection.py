@@ -67,7 +67,7 @@ class _Connection:
                 if scope.cancelled_caught:
                     if (unreadable := channel.ended()) is not None:
                         raise unreadable
-                    return
+                    data = channel.arrived()
         except UnreadableRequest as unreadable:
             log_unreadable(self.peer, unreadable.response)
             await channel.send_last(unreadable.response)
@@ -134,7 +134,6 @@ class _Connection:
         channel, policy = self.channel, self.channel.policy
         if not data:
             # One wait from the end of the last request to the end of the next head: bytes that trickle renew nothing.
-            channel.slot.waits(channel.expire)
             data = await channel.first_bytes() or b""
             if not data:
                 return None
@@ -143,10 +142,12 @@ class _Connection:
         reader = HeadReader(max_size=policy.max_head, max_fields=policy.max_headers)
         head = reader.feed(data)
         if head is None:
+            if channel.slot.leaving:
+                if not channel.stop.is_set():
+                    return None
+                channel.slot.stays()  # a server that stops still reads the rest
             if channel.expired:
-                return None if channel.slot.leaving else data
-            channel.slot.waits(channel.expire)
-            channel.slot.begun = True
+                return data
             head = await self._rest_of_head(reader)
         match head:
             case BadHead():

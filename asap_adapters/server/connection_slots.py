@@ -1,15 +1,21 @@
 """Connection slots. When all are taken, the connection that has been idle longest is closed for a new one.
 
 Otherwise a few addresses that open all connections and send nothing would keep everyone else out. The same holds for
-the connections of one address, which have a limit of their own. nginx does this with its reusable connections; RFC 9112
+the connections of one address, which have a limit of their own. A connection that is told to close and finds a request
+in its socket stays, and the next one is told. nginx does this with its reusable connections; RFC 9112
 §9.5 lets a server end an idle connection at any time.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import anyio
 from attrs import define, field
+
+# A connection without a request yet counts as idle from this long after it came: its peer needs a round trip to write.
+# Longer, and peers that only connect would outlast those that call now and then.
+_GRACE: Final = 1.0
 
 
 @define(eq=False)
@@ -25,16 +31,20 @@ class ConnectionSlot:
     """Whether part of a request has arrived: a server that stops still reads the rest of it."""
     leaving: bool = False
     """Whether it was told to close for another connection."""
+    served: bool = False
+    """Whether a request has come."""
+    idle_since: float = 0.0
+    """When it began to wait for a request; `_GRACE` later if it's the first."""
 
     @property
     def wanted(self) -> bool:
         """Whether a new connection needs a slot that no closing connection is about to free."""
         return self._slots.short
 
-    def waits(self, cancel: Callable[[], None]) -> None:
+    def waits(self, cancel: Callable[[], None], now: float) -> None:
         """Wait for a request. If a new connection needs the slot, `leaving` is set and `cancel` called."""
         self._cancel, self.begun = cancel, False
-        self._slots.waits(self)
+        self._slots.waits(self, now)
 
     def waits_no_more(self) -> None:
         """The wait is over, for whatever reason."""
@@ -42,6 +52,10 @@ class ConnectionSlot:
 
     def stays(self) -> None:
         """The request has come. The connection isn't closed, even if it was told to close at the very moment."""
+        self._keep()
+        self.served = True
+
+    def _keep(self) -> None:
         self._slots.waits_no_more(self)
         if self.leaving:
             self.leaving = False
@@ -50,15 +64,15 @@ class ConnectionSlot:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A block that waits for a request, and is cancelled if a new connection needs the slot."""
+        """A block that waits for what precedes a request, and is cancelled if a new connection needs the slot."""
         with anyio.CancelScope() as scope:
-            self.waits(scope.cancel)
+            self.waits(scope.cancel, anyio.current_time())
             try:
                 yield
             finally:
                 self.waits_no_more()
         if not scope.cancelled_caught:
-            self.stays()
+            self._keep()
 
     def give_way(self) -> anyio.Event:
         """End the wait for a request. The event is set when the connection is closed, or stays after all."""
@@ -83,7 +97,9 @@ class ConnectionSlots:
 
     most: int
     _free: anyio.Semaphore = field(init=False)
-    _waiting: dict[ConnectionSlot, None] = field(factory=dict, init=False)  # in order of how long
+    # Each in the order of `idle_since`.
+    _waiting_first: dict[ConnectionSlot, None] = field(factory=dict, init=False)
+    _waiting_again: dict[ConnectionSlot, None] = field(factory=dict, init=False)
     _queueing: int = field(default=0, init=False)
     _leaving: int = field(default=0, init=False)
 
@@ -108,14 +124,17 @@ class ConnectionSlots:
                 self._queueing -= 1
         return ConnectionSlot(self, address)
 
-    def waits(self, slot: ConnectionSlot) -> None:
-        """A connection begins to wait for a request."""
-        self._waiting[slot] = None
+    def waits(self, slot: ConnectionSlot, now: float) -> None:
+        """A connection waits for a request, or still does."""
+        waiting = self._waiting(slot)
+        if slot not in waiting:
+            slot.idle_since = now if slot.served else now + _GRACE
+            waiting[slot] = None
         self._make_room()
 
     def waits_no_more(self, slot: ConnectionSlot) -> None:
         """The request is there, or the wait is over."""
-        self._waiting.pop(slot, None)
+        self._waiting(slot).pop(slot, None)
 
     def stays(self) -> None:
         """A connection that was told to close stays, so another one must close."""
@@ -129,7 +148,7 @@ class ConnectionSlots:
 
     def end_waiting(self) -> None:
         """Close the connections that have no part of a request now."""
-        for slot in [slot for slot in self._waiting if not slot.begun]:
+        for slot in [slot for slot in (*self._waiting_first, *self._waiting_again) if not slot.begun]:
             self._dismiss(slot)
 
     def dismiss(self, address: str) -> anyio.Event | None:
@@ -137,14 +156,24 @@ class ConnectionSlots:
 
         Returns None if none of them waits for a request.
         """
-        longest = next((slot for slot in self._waiting if slot.address == address), None)
+        longest = self._longest_idle(lambda slot: slot.address == address)
         return None if longest is None else self._dismiss(longest)
 
     def _make_room(self) -> None:
-        while self.short and self._waiting:
-            self._dismiss(next(iter(self._waiting)))
+        while self.short and (longest := self._longest_idle(lambda _: True)) is not None:
+            self._dismiss(longest)
+
+    def _longest_idle(self, may_be: Callable[[ConnectionSlot], bool]) -> ConnectionSlot | None:
+        first = next(filter(may_be, self._waiting_first), None)
+        again = next(filter(may_be, self._waiting_again), None)
+        if first is None or again is None:
+            return first or again
+        return min(first, again, key=lambda slot: slot.idle_since)
+
+    def _waiting(self, slot: ConnectionSlot) -> dict[ConnectionSlot, None]:
+        return self._waiting_again if slot.served else self._waiting_first
 
     def _dismiss(self, slot: ConnectionSlot) -> anyio.Event:
-        del self._waiting[slot]
+        del self._waiting(slot)[slot]
         self._leaving += 1
         return slot.give_way()

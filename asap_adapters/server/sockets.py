@@ -8,7 +8,7 @@ has all bytes, so what's unsent never exceeds what one call was given.
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketStream, TaskGroup
@@ -20,6 +20,15 @@ _READ: Final = 65_536
 # What trio sets: the kernel says that more can be written once it has less than this left to send.
 _LEAST_UNSENT: Final = 16_384
 _INTERNET: Final = frozenset({socket.AF_INET, socket.AF_INET6})
+
+
+@runtime_checkable
+class ReadsNow(Protocol):
+    """A stream that can be read without waiting, while no task is in its `receive`."""
+
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        """Return the bytes that have arrived: none if nothing is there, or the stream is over."""
+        ...
 
 
 class PlainListener(Listener[ByteStream]):
@@ -129,6 +138,12 @@ class _TrioStream(ByteStream):
             if not data:
                 raise anyio.EndOfStream
             return data
+
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        try:
+            return self._socket.recv(max_bytes)
+        except OSError:  # BlockingIOError is one
+            return b""
 
     async def send(self, item: bytes) -> None:
         self._expect_open()

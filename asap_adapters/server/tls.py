@@ -11,6 +11,7 @@ from anyio.abc import AnyByteStream, ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import frozen
 
+from asap_adapters.server.sockets import ReadsNow
 from asap_core.arguments import expect_kind
 
 # What anyio reads at once.
@@ -143,6 +144,16 @@ class ServerTLS(TLSStream):
         if not self._ended:
             return await super().receive(max_bytes)
         return bytes(await self.transport_stream.receive())
+
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        """Return what has arrived, decrypted: nothing if it's less than a record, or the stream is over."""
+        if isinstance(self.transport_stream, ReadsNow):
+            self._read_bio.write(self.transport_stream.receive_nowait(_READ))
+        try:
+            data: bytes = self.extra(TLSAttribute.ssl_object).read(max_bytes)  # noqa: S610 - anyio's, not Django's
+        except ssl.SSLError:  # SSLWantReadError, mostly
+            return b""
+        return data
 
     async def aclose(self) -> None:
         """Send close_notify, and close the transport."""
