@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.builders import call
+from tests.live.command import asap
 
 pytestmark = pytest.mark.live
 SERVERS = {
@@ -115,3 +116,26 @@ def test_peers_that_take_no_answer_are_forgotten(port: int, client: httpx.Client
     assert becomes_idle(client)
     assert client.post("/asap", content=body_of()).status_code == 200
     connections[2].close()
+
+
+# What an ASGI server decides before the application sees the request.
+OF_THE_SERVER = {
+    "uvicorn, httptools": [
+        "http.one_host",
+        "limits.a_long_head",
+        "limits.many_fields",
+        "limits.status_of_a_long_head",
+    ],
+    "uvicorn, h11": ["limits.many_fields", "limits.status_of_a_long_head"],
+    "hypercorn, trio": ["limits.many_fields"],
+    "hypercorn, asyncio": ["limits.many_fields"],
+}
+
+
+def test_the_laws_of_conform_are_kept(port: int, request, tmp_path) -> None:
+    expected = tmp_path / "expected.txt"
+    expected.write_text("\n".join(OF_THE_SERVER[request.node.callspec.params["port"]]))
+    url = f"http://127.0.0.1:{port}"
+    shown = asap("conform", url, "--direct", "--json", "--expected-failures", expected)
+    failed = [f"{each['id']}: {each['remark']}" for each in json.loads(shown.stdout) if each["outcome"] == "failed"]
+    assert shown.returncode == 0, (failed, shown.stderr)
