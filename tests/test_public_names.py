@@ -46,8 +46,9 @@ PUBLIC = {
     """,
     "asap_core.testing": """
         AdmissionStore ExchangeMachine NearlyValid ProgramRunner Reply Target broken_documents check_driver
-        check_store envelope_documents envelopes json_values local_target manifests nearly_valid_envelopes
-        nearly_valid_manifests request_bodies requests urns
+        check_store cuts envelope_documents envelopes json_values local_target manifests
+        nearly_valid_announcements nearly_valid_envelopes nearly_valid_manifests nearly_valid_registry_entries
+        request_bodies requests urns
     """,
     "asap_adapters": """
         AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState BadStore
@@ -84,8 +85,9 @@ DRIVERS = {
 CHECKS = {"ProgramRunner", "check_driver"}
 # Strategies: tests of any of these draw from them.
 DRAWN = {
-    "NearlyValid", "broken_documents", "envelope_documents", "envelopes", "json_values", "manifests",
-    "nearly_valid_envelopes", "nearly_valid_manifests", "request_bodies", "requests", "urns",
+    "NearlyValid", "broken_documents", "cuts", "envelope_documents", "envelopes", "json_values", "manifests",
+    "nearly_valid_announcements", "nearly_valid_envelopes", "nearly_valid_manifests", "nearly_valid_registry_entries",
+    "request_bodies", "requests", "urns",
 }  # fmt: skip
 CLIENTS = {"asap_core.client": 70, "asap_core.auth": 20}
 # Classes that stand in signatures of public names, and whose names nobody needs.

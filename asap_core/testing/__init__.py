@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     )
     from asap_core.testing.nearly_valid import (
         NearlyValid as NearlyValid,
+        nearly_valid_announcements as nearly_valid_announcements,
         nearly_valid_envelopes as nearly_valid_envelopes,
         nearly_valid_manifests as nearly_valid_manifests,
+        nearly_valid_registry_entries as nearly_valid_registry_entries,
     )
     from asap_core.testing.stores import AdmissionStore as AdmissionStore, check_store as check_store
     from asap_core.testing.strategies import (
         broken_documents as broken_documents,
+        cuts as cuts,
         envelope_documents as envelope_documents,
         envelopes as envelopes,
         json_values as json_values,
@@ -39,10 +42,13 @@ _HOMES: Final = {
     "asap_core.testing.driver_trial": "ProgramRunner",
     "asap_core.testing.drivers": "check_driver",
     "asap_core.testing.machine": "ExchangeMachine Reply Target local_target",
-    "asap_core.testing.nearly_valid": "NearlyValid nearly_valid_envelopes nearly_valid_manifests",
+    "asap_core.testing.nearly_valid": (
+        "NearlyValid nearly_valid_announcements nearly_valid_envelopes nearly_valid_manifests "
+        "nearly_valid_registry_entries"
+    ),
     "asap_core.testing.stores": "AdmissionStore check_store",
     "asap_core.testing.strategies": (
-        "broken_documents envelope_documents envelopes json_values manifests requests urns"
+        "broken_documents cuts envelope_documents envelopes json_values manifests requests urns"
     ),
 }
 

@@ -8,11 +8,12 @@ from attrs import field, frozen
 from hypothesis import strategies as st
 
 from asap_core.testing.laws.lab import ABSENT, Change
-from asap_core.testing.strategies import TEXTS, envelope_documents, json_values, manifests
+from asap_core.testing.strategies import TEXTS, envelope_documents, json_values, manifests, urns
 from asap_core.wire.codec import to_json
 from asap_core.wire.envelope import MAX_ID
 from asap_core.wire.json_types import Json, JsonObject
 from asap_core.wire.manifest import MAX_TTL
+from asap_core.wire.registry import make_entry
 
 _OBJECTS: Final = st.dictionaries(TEXTS, json_values(max_leaves=2), max_size=2)
 _ARRAYS: Final = st.lists(json_values(max_leaves=2), max_size=2)
@@ -66,6 +67,12 @@ _NOT_A_TIME: Final[st.SearchStrategy[Change]] = st.sampled_from(
 )  # fmt: skip
 _CONTROLS: Final[st.SearchStrategy[Change]] = st.builds(
     lambda before, control, after: before + control + after, TEXTS, st.sampled_from("\0\t\n\r\x1b\x7f\u2028"), TEXTS
+)
+
+_MANIFEST_URLS: Final = (
+    "http://agent.local/",
+    "http://agent.local:8000/.well-known/asap/manifest.json",
+    "https://AGENT.local./",
 )
 
 ENVELOPE_RULES: Final[Mapping[str, BrokenRule]] = {
@@ -130,6 +137,39 @@ MANIFEST_RULES: Final[Mapping[str, BrokenRule]] = {
 """The rules that `nearly_valid_manifests` breaks, by name. Source: docs/wire.md §3."""
 
 
+_ENTRY_KEYS: Final = ("id", "name", "description", "endpoints", "asap_version")
+REGISTRY_ENTRY_RULES: Final[Mapping[str, BrokenRule]] = {
+    **{f"an entry has {key}": BrokenRule((key,), _MISSING) for key in _ENTRY_KEYS},
+    **{f"{key} is a string": BrokenRule((key,), _without("string"))
+       for key in ("id", "name", "description", "asap_version")},
+    "id is an agent's URN": BrokenRule(("id",), _NOT_A_URN),
+    "endpoints is an object": BrokenRule(("endpoints",), _without("object")),
+    "an endpoint is a string": BrokenRule(("endpoints", "http"), _without("string")),
+    "skills is an array": BrokenRule(("skills",), _without("array")),
+    "a skill is a string": BrokenRule(("skills",), _without("string").map(lambda item: ["echo", item])),
+}  # fmt: skip
+"""The rules that `nearly_valid_registry_entries` breaks, by name. Source: docs/wire.md §8."""
+
+ANNOUNCEMENT_RULES: Final[Mapping[str, BrokenRule]] = {
+    "TXT has a manifest_url": BrokenRule(("txt", "manifest_url"), _MISSING),
+    "manifest_url is http or https": BrokenRule(
+        ("txt", "manifest_url"), st.sampled_from(["", "ftp://agent.local/", "//agent.local/", "agent.local"])
+    ),
+    "manifest_url has a host": BrokenRule(("txt", "manifest_url"), st.sampled_from(["http://", "http:///x", "http:x"])),
+    "manifest_url has no credentials": BrokenRule(
+        ("txt", "manifest_url"), st.sampled_from(["http://me@agent.local:8000/", "http://me:secret@agent.local/"])
+    ),
+    "manifest_url is on the announcer": BrokenRule(
+        ("txt", "manifest_url"),
+        st.sampled_from(["http://other.local/", "http://192.0.2.8/", "http://agent.example/", "http://localhost/",
+                         "http://agent.local.example/", "http://[2001:db8::8]/"]),
+    ),
+    "server is the host of the manifest_url": BrokenRule(("server",), st.sampled_from([None, "", "other.local."])),
+    "id is an agent's URN": BrokenRule(("txt", "id"), _NOT_A_URN),
+}  # fmt: skip
+"""The rules that `nearly_valid_announcements` breaks, by name. Source: docs/wire.md §7."""
+
+
 def nearly_valid_envelopes(*rules: str) -> st.SearchStrategy[NearlyValid]:
     """Envelopes that break one rule each, named in `asap_core.testing.nearly_valid.ENVELOPE_RULES`.
 
@@ -146,6 +186,43 @@ def nearly_valid_manifests(*rules: str) -> st.SearchStrategy[NearlyValid]:
     Raises: KeyError for a name that isn't in the table.
     """
     return _nearly_valid(manifests().map(to_json), MANIFEST_RULES, rules)
+
+
+def nearly_valid_registry_entries(*rules: str) -> st.SearchStrategy[NearlyValid]:
+    """Entries of a registry that break one rule each, named in `REGISTRY_ENTRY_RULES` of this module.
+
+    rules: the names of those to break; all of them if there are none.
+    Raises: KeyError for a name that isn't in the table.
+    """
+    entries = manifests().map(lambda manifest: to_json(make_entry(manifest, {"http": "https://agent.example"})))
+    return _nearly_valid(entries, REGISTRY_ENTRY_RULES, rules)
+
+
+def nearly_valid_announcements(*rules: str) -> st.SearchStrategy[NearlyValid]:
+    """Announcements by DNS-SD that break one rule each, named in `ANNOUNCEMENT_RULES` of this module.
+
+    A document has the instance, and the server, port, addresses and TXT strings (`txt`) of its records.
+
+    rules: the names of those to break; all of them if there are none.
+    Raises: KeyError for a name that isn't in the table.
+    """
+    return _nearly_valid(_announcements(), ANNOUNCEMENT_RULES, rules)
+
+
+def _announcements() -> st.SearchStrategy[JsonObject]:
+    txt: dict[str, st.SearchStrategy[Json]] = {"manifest_url": st.sampled_from(_MANIFEST_URLS), "id": urns()}
+    optional: dict[str, st.SearchStrategy[Json]] = {
+        "version": TEXTS,
+        "capabilities": st.sampled_from(["", "echo", "a,b"]),
+    }
+    records: dict[str, st.SearchStrategy[Json]] = {
+        "instance": TEXTS,
+        "server": st.sampled_from(["agent.local.", "Agent.LOCAL.", "agent.local"]),
+        "port": st.integers(1, 65_535),
+        "addresses": st.sampled_from([[], ["192.0.2.7"], ["192.0.2.7", "2001:db8::7"]]).map(list[Json]),
+        "txt": st.fixed_dictionaries(txt, optional=optional),
+    }
+    return st.fixed_dictionaries(records)
 
 
 def _nearly_valid(

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from hypothesis import strategies as st
 
@@ -162,3 +163,14 @@ def requests() -> st.SearchStrategy[Request]:
         headers=st.lists(st.tuples(names, values), max_size=4).map(tuple),
         peer=st.sampled_from(["192.0.2.1", "2001:db8::1", "", "nonsense"]),
     )
+
+
+def cuts(data: bytes) -> st.SearchStrategy[tuple[bytes, ...]]:
+    """The pieces of `data`, cut anywhere: in one piece, in some, or byte by byte. No piece is empty."""
+
+    def cut(places: list[int]) -> tuple[bytes, ...]:
+        edges = sorted({0, len(data), *places})
+        return tuple(data[start:end] for start, end in pairwise(edges))
+
+    places = st.lists(st.integers(0, len(data)), max_size=8)
+    return st.one_of(places, st.just([*range(len(data))])).map(cut)

@@ -30,13 +30,16 @@ from asap_core.testing import (
     Reply,
     Target,
     broken_documents,
+    cuts,
     envelope_documents,
     envelopes,
     json_values,
     local_target,
     manifests,
+    nearly_valid_announcements,
     nearly_valid_envelopes,
     nearly_valid_manifests,
+    nearly_valid_registry_entries,
     request_bodies,
     requests,
     urns,
@@ -97,7 +100,10 @@ documents: list[strategies.SearchStrategy[dict[str, object]]] = [broken_document
 nearly: list[strategies.SearchStrategy[NearlyValid]] = [
     nearly_valid_envelopes("id is a string"),
     nearly_valid_manifests(),
+    nearly_valid_registry_entries(),
+    nearly_valid_announcements(),
 ]
+pieces: strategies.SearchStrategy[tuple[bytes, ...]] = cuts(b"data")
 
 
 def shown(manifest: strategies.SearchStrategy[Manifest], request: strategies.SearchStrategy[Request]) -> Iterator[str]:

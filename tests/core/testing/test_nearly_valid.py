@@ -1,15 +1,25 @@
 """Nearly valid documents: the reader refuses each, and accepts it once its one rule is kept."""
 
+from typing import Any
+
 import pytest
 from attrs import NOTHING, fields
 from hypothesis import given, strategies as st
 
 from asap_core.errors import InvalidDocument
-from asap_core.testing import nearly_valid_envelopes, nearly_valid_manifests
-from asap_core.testing.nearly_valid import ENVELOPE_RULES, MANIFEST_RULES
+from asap_core.mdns.dnssd import Announcement, UnusableRecord, read_announcement
+from asap_core.testing import (
+    cuts,
+    nearly_valid_announcements,
+    nearly_valid_envelopes,
+    nearly_valid_manifests,
+    nearly_valid_registry_entries,
+)
+from asap_core.testing.nearly_valid import ANNOUNCEMENT_RULES, ENVELOPE_RULES, MANIFEST_RULES, REGISTRY_ENTRY_RULES
 from asap_core.wire.codec import decode_envelope, decode_manifest
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import Manifest
+from asap_core.wire.registry import decode_registry_entry
 
 
 @pytest.mark.parametrize("rule", ENVELOPE_RULES)
@@ -31,6 +41,36 @@ def test_a_manifest_breaks_the_rule(rule, data) -> None:
     decode_manifest(drawn.mended)
     with pytest.raises(InvalidDocument):
         decode_manifest(drawn.document)
+
+
+@pytest.mark.parametrize("rule", REGISTRY_ENTRY_RULES)
+@given(st.data())
+def test_a_registry_entry_breaks_the_rule_and_no_other(rule, data) -> None:
+    drawn = data.draw(nearly_valid_registry_entries(rule))
+    decode_registry_entry(drawn.mended)
+    with pytest.raises(InvalidDocument) as caught:
+        decode_registry_entry(drawn.document)
+    assert len(caught.value.problems) == 1
+
+
+def announced(document: dict[str, Any]) -> Announcement | UnusableRecord:
+    txt = {key.encode(): value.encode() for key, value in document["txt"].items()}
+    return read_announcement(**{**document, "txt": txt})
+
+
+@pytest.mark.parametrize("rule", ANNOUNCEMENT_RULES)
+@given(st.data())
+def test_an_announcement_breaks_the_rule(rule, data) -> None:
+    drawn = data.draw(nearly_valid_announcements(rule))
+    assert isinstance(announced(drawn.mended), Announcement)
+    assert isinstance(announced(drawn.document), UnusableRecord)
+
+
+@given(st.binary(max_size=20).flatmap(lambda data: st.tuples(st.just(data), cuts(data))))
+def test_pieces_are_the_whole(drawn) -> None:
+    data, pieces = drawn
+    assert b"".join(pieces) == data
+    assert all(pieces)
 
 
 def test_every_field_of_an_envelope_is_broken_by_a_rule() -> None:
