@@ -1,6 +1,6 @@
 """Heads by another reader: what ours accepts, h11 accepts and reads the same, with the same body and the same end.
 
-`python -m tests.fuzz.head_fuzzer SECONDS` searches longer.
+`python -m tests.fuzz head SECONDS` searches longer, guided by coverage.
 """
 
 import re
