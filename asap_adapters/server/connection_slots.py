@@ -1,9 +1,9 @@
 """Connection slots. When all are taken, the connection that has been idle longest is closed for a new one.
 
 Otherwise a few addresses that open all connections and send nothing would keep everyone else out. The same holds for
-the connections of one address, which have a limit of their own. A connection that is told to close and finds a request
-in its socket stays, and the next one is told. nginx does this with its reusable connections; RFC 9112
-§9.5 lets a server end an idle connection at any time.
+the connections of one address, which have a limit of their own. nginx does this with its reusable connections; RFC 9112
+§9.5 lets a server end an idle connection at any time. One that is told to close and finds a request in its socket
+stays, and the next one is told.
 """
 
 from collections.abc import Callable, Iterator
