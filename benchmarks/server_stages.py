@@ -6,7 +6,7 @@ connection over a socket pair with all of that. What's left of a row after those
 
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 import anyio
 import h11
@@ -17,7 +17,7 @@ from asap_adapters.server.channel import head_of
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.sockets import StreamMaker, stream_maker
+from asap_adapters.server.sockets import stream_maker
 from asap_adapters.server.sweeper import sweeping
 from asap_core import Agent, Policy, StartPolicy
 from asap_core.http.head import HeadReader, read_plain_head
@@ -147,8 +147,8 @@ async def _over_sockets(driver: Driver, make: Callable[[], bytes], timer: Timer)
 
         theirs = anyio.abc.SocketStream.from_socket
         await _asked(_echo, theirs, make, timer, "(bare anyio would take to read and write)")
-        await _asked(_echo, stream_maker(), make, timer, "(our streams take to read and write)")
-        await _asked(serve, stream_maker(), make, timer, "all of that, and the connection")
+        await _asked(_echo, _ours, make, timer, "(our streams take to read and write)")
+        await _asked(serve, _ours, make, timer, "all of that, and the connection")
 
 
 async def _echo(stream: anyio.abc.ByteStream) -> None:
@@ -156,9 +156,13 @@ async def _echo(stream: anyio.abc.ByteStream) -> None:
         await stream.send(await stream.receive())
 
 
+async def _ours(connection: socket.socket) -> anyio.abc.ByteStream:
+    return stream_maker()(connection)
+
+
 async def _asked(
     serve: Callable[[anyio.abc.ByteStream], Coroutine[object, object, None]],
-    connected: StreamMaker,
+    connected: Callable[[socket.socket], Awaitable[anyio.abc.ByteStream]],
     make: Callable[[], bytes],
     timer: Timer,
     stage: str,

@@ -23,15 +23,13 @@ class ConnectedOnAsyncio:
         self._buffer = bytearray(size)
         self._attributes = attributes
 
-    async def __call__(self, connection: socket.socket) -> ByteStream:
+    def __call__(self, connection: socket.socket) -> ByteStream:
         """Make the stream of a connected, non-blocking socket."""
-        stream = _AsyncioStream(connection, self._loop, self._buffer, self._attributes)
-        await self._loop.connect_accepted_socket(lambda: stream, connection)
-        return stream
+        return _AsyncioStream(connection, self._loop, self._buffer, self._attributes)
 
 
 class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
-    _transport: asyncio.Transport
+    _transport: asyncio.Transport  # if `_made`
 
     def __init__(
         self, connection: socket.socket, loop: asyncio.AbstractEventLoop, buffer: bytearray, attributes: _Attributes
@@ -39,9 +37,21 @@ class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
         self._socket, self._loop, self._attributes = connection, loop, attributes
         self._buffer = memoryview(buffer)
         self._received = b""
-        self._ended = self._lost = self._closed = self._paused = self._full = False
+        self._made = self._ended = self._lost = self._closed = self._paused = self._full = False
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
+        # It takes rounds of the loop: in a task of its own, so that the next connection isn't accepted after them.
+        self._connecting = loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: self, self._socket)
+        except OSError:
+            self._socket.close()
+            self.connection_lost(None)
+            return
+        if self._closed:
+            self._transport.abort()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -52,6 +62,7 @@ class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(0)
+        self._made = True
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as the protocol has it
         return self._buffer
@@ -116,6 +127,8 @@ class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
         return data
 
     async def send(self, item: bytes) -> None:
+        if not self._made:
+            await self._connected()
         self._expect_open()
         self._transport.write(item)
         while self._full:
@@ -127,19 +140,27 @@ class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
         self._expect_open()
 
     async def send_eof(self) -> None:
+        if not self._made:
+            await self._connected()
         self._expect_open()
         self._transport.write_eof()
         await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         self._closed = True
-        self._transport.abort()  # the kernel has what was sent, and goes on sending it
+        # Otherwise `_connect` does it: before that uvloop closes the descriptor, but not the socket object.
+        if self._made and self._connecting.done():
+            self._transport.abort()  # the kernel has what was sent, and goes on sending it
         await anyio.lowlevel.checkpoint()
+
+    async def _connected(self) -> None:
+        self._expect_open()
+        await asyncio.wait([self._connecting])
 
     def _expect_open(self) -> None:
         if self._closed:
             raise anyio.ClosedResourceError
-        if self._lost or self._transport.is_closing():
+        if self._lost or (self._made and self._transport.is_closing()):
             raise anyio.BrokenResourceError
 
 

@@ -316,7 +316,7 @@ class _Server:
             peer, leaving = _peer_of(stream), None
             # An address at its limit loses its longest idle connection; if none is idle, the new one is closed.
             if peer is None or not (self._counted(peer) or (leaving := self.slots.dismiss(peer_key(peer)))):
-                await anyio.aclose_forcefully(stream)
+                connections.start_soon(anyio.aclose_forcefully, stream)
                 continue
             # Accepted first: only a peer that is really there, and may connect, takes the slot of another.
             try:

@@ -19,6 +19,9 @@ from asap_adapters.system import runs_on_asyncio
 _READ: Final = 65_536
 # What trio sets: the kernel says that more can be written once it has less than this left to send.
 _LEAST_UNSENT: Final = 16_384
+# Between two waits a busy server serves all its connections: one new connection for each wait would be few. To accept
+# this many takes about a millisecond, for which the others wait.
+_ACCEPTED_AT_ONCE: Final = 16
 _INTERNET: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 
 
@@ -38,6 +41,7 @@ class PlainListener(Listener[ByteStream]):
         self._listener = listener
         self._socket: socket.socket = listener.extra(SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's
         self._connected = stream_maker()
+        self._before_wait = 0
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -45,22 +49,34 @@ class PlainListener(Listener[ByteStream]):
         return self._listener.extra_attributes
 
     async def accept(self) -> ByteStream:
-        """Wait for a connection. Raises OSError if it fails early, or the process has no room for it."""
-        while True:
-            await anyio.wait_readable(self._socket)
-            with suppress(BlockingIOError):  # another process has accepted it
-                connection, _ = self._socket.accept()
-                break
+        """Return the next connection; wait for it if none is there, or many have been returned since the last wait.
+
+        It can be cancelled while it waits, and not once it has a connection.
+
+        Raises OSError if the connection fails early, or the process has no room for it.
+        """
+        connection = await self._next()
         try:
             connection.setblocking(False)  # noqa: FBT003 - its only argument
             if connection.family in _INTERNET:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with suppress(AttributeError, OSError):  # not all systems have it
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _LEAST_UNSENT)
-            return await self._connected(connection)
+            return self._connected(connection)
         except BaseException:
             connection.close()
             raise
+
+    async def _next(self) -> socket.socket:
+        while True:
+            if not self._before_wait:
+                await anyio.wait_readable(self._socket)
+                self._before_wait = _ACCEPTED_AT_ONCE
+            self._before_wait -= 1
+            try:
+                return self._socket.accept()[0]
+            except BlockingIOError:  # it was the last one, or another process was faster
+                self._before_wait = 0
 
     async def serve(self, handler: Callable[[ByteStream], Any], task_group: TaskGroup | None = None) -> None:
         """See anyio."""
@@ -76,7 +92,7 @@ class PlainListener(Listener[ByteStream]):
         await self._listener.aclose()
 
 
-StreamMaker = Callable[[socket.socket], Awaitable[ByteStream]]
+StreamMaker = Callable[[socket.socket], ByteStream]
 
 
 def stream_maker() -> StreamMaker:
@@ -87,7 +103,7 @@ def stream_maker() -> StreamMaker:
         return ConnectedOnAsyncio(_READ, _attributes)
     from trio.lowlevel import notify_closing, wait_readable, wait_writable  # noqa: PLC0415 - on asyncio it's not loaded
 
-    async def connected(connection: socket.socket) -> ByteStream:
+    def connected(connection: socket.socket) -> ByteStream:
         return _TrioStream(connection, wait_readable, wait_writable, notify_closing)
 
     return connected

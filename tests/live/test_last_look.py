@@ -77,7 +77,7 @@ def serving(sockets: Any) -> Any:
         driver = Driver(agent, Handlers({"echo": lambda request, _context: request.input}))
         bind_agent(agent)
         slot = await server.slots.take("a")
-        stream = await stream_maker()(sockets[1])
+        stream = stream_maker()(sockets[1])
 
         async def serve() -> None:
             over = stream if secured is None else await secured(stream)
@@ -158,7 +158,7 @@ async def test_over_tls_a_request_written_just_before_is_answered(serving, socke
     raw.setblocking(False)
     with raw:
         async with serving(lambda stream: accept_tls(stream, there)) as server:
-            plain = await stream_maker()(raw)
+            plain = stream_maker()(raw)
             ours = await TLSStream.wrap(plain, hostname="127.0.0.1", ssl_context=context, server_side=False)
             await anyio.sleep(0.05)
             ours._ssl_object.write(GET)

@@ -1,18 +1,21 @@
 """The streams of plain sockets, on real ones: no byte is lost or kept without bounds, whoever stops at any moment."""
 
 import asyncio
+import collections
 import contextlib
+import math
 import os
 import socket
 import struct
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
-from asap_adapters.server.listener import listen, listen_on
+from asap_adapters.server.listener import listen, listen_on, serve
 from asap_adapters.server.sockets import stream_maker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -49,7 +52,7 @@ def sockets(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, soc
 
 @contextlib.asynccontextmanager
 async def connected(theirs: socket.socket) -> Any:
-    stream = await stream_maker()(theirs)
+    stream = stream_maker()(theirs)
     try:
         with anyio.fail_after(SECONDS):
             yield stream
@@ -116,7 +119,7 @@ class TestBytes:
         for ours, theirs in pairs:
             ours.setblocking(False)
             theirs.setblocking(False)
-        streams = [await make(theirs) for _, theirs in pairs]
+        streams = [make(theirs) for _, theirs in pairs]
         for number, (ours, _) in enumerate(pairs):
             ours.send(b"%d" % number)
         await turns(5)
@@ -203,7 +206,7 @@ class TestEnds:
 
     async def test_a_closed_stream_says_so(self, sockets) -> None:
         ours, theirs = sockets
-        stream = await stream_maker()(theirs)
+        stream = stream_maker()(theirs)
         await stream.aclose()
         await stream.aclose()
         for use in (stream.receive, lambda: stream.send(b"x"), stream.send_eof):
@@ -214,14 +217,14 @@ class TestEnds:
 
     async def test_what_was_sent_arrives_after_the_stream_is_closed(self, sockets) -> None:
         ours, theirs = sockets
-        stream = await stream_maker()(theirs)
+        stream = stream_maker()(theirs)
         await stream.send(b"x" * 10_000)
         await anyio.aclose_forcefully(stream)
         assert await receive_all(ours, 10_000) == b"x" * 10_000
 
     async def test_what_could_not_be_sent_is_dropped_when_the_stream_is_closed(self, sockets) -> None:
         ours, theirs = sockets
-        stream = await stream_maker()(theirs)
+        stream = stream_maker()(theirs)
         with anyio.move_on_after(0.05):
             await stream.send(bytes(LARGE))
         await anyio.aclose_forcefully(stream)
@@ -326,6 +329,72 @@ class TestAccepting:
         for peer in peers:
             peer.close()
 
+    async def test_many_are_accepted_in_a_round_and_the_others_have_their_turn(self) -> None:
+        bound = await listen("127.0.0.1", 0)
+        (listener,) = bound.listener.listeners  # type: ignore[attr-defined]
+        rounds, accepted_in = 0, []
+        with contextlib.ExitStack() as peers:
+            for _ in range(64):
+                peers.enter_context(socket.create_connection(("127.0.0.1", bound.port)))
+            with anyio.fail_after(SECONDS):
+                async with anyio.create_task_group() as group:
+
+                    async def count() -> None:
+                        nonlocal rounds
+                        while True:
+                            rounds += 1
+                            await anyio.lowlevel.checkpoint()
+
+                    group.start_soon(count)
+                    for _ in range(64):
+                        stream = await listener.accept()
+                        accepted_in.append(rounds)
+                        group.start_soon(stream.aclose)
+                    group.cancel_scope.cancel()
+        assert accepted_in[-1] - accepted_in[0] <= 20
+        # Trio runs the tasks of a round in any order: the counter may be first in one and last in the next.
+        assert max(collections.Counter(accepted_in).values()) <= 32
+        await bound.listener.aclose()
+
+    async def test_newcomers_have_their_answers_soon_while_others_ask_all_the_time(self, agent, echo_handlers) -> None:
+        answers, served = collections.Counter[str](), agent(peer_limits=(), trusted_proxies=("127.0.0.1",))
+
+        async def ask(port: int, name: str, times: float) -> None:
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                while answers[name] < times:
+                    await stream.send(b"GET /.well-known/asap/health HTTP/1.1\r\nHost: a\r\n\r\n")
+                    assert b"200 OK" in await stream.receive()
+                    answers[name] += 1
+
+        with anyio.fail_after(SECONDS):
+            async with anyio.create_task_group() as group:
+                bound = await listen("127.0.0.1", 0)
+                await group.start(partial(serve, served, echo_handlers, at=bound))
+                for number in range(100):
+                    group.start_soon(ask, bound.port, f"busy {number}", math.inf)
+                while len(answers) < 100:
+                    await turns(1)
+                before = answers.total()
+                async with anyio.create_task_group() as newcomers:
+                    for number in range(30):
+                        newcomers.start_soon(ask, bound.port, f"new {number}", 1)
+                # If one connection were accepted in a round, each of the others would have 20 answers meanwhile.
+                assert (answers.total() - before) / 100 <= 10
+                group.cancel_scope.cancel()
+
+    async def test_a_server_that_is_cancelled_while_it_accepts_closes_all(self, agent, echo_handlers) -> None:
+        for steps in range(12):
+            bound = await listen("127.0.0.1", 0)
+            with contextlib.ExitStack() as stack:
+                peers = [stack.enter_context(socket.create_connection(("127.0.0.1", bound.port))) for _ in range(40)]
+                with anyio.fail_after(SECONDS):
+                    async with anyio.create_task_group() as group:
+                        await group.start(partial(serve, agent(), echo_handlers, at=bound))
+                        await turns(steps)
+                        group.cancel_scope.cancel()
+                for peer in peers:
+                    assert await self._closed(peer)
+
     async def test_accepting_may_be_cancelled_at_any_moment(self) -> None:
         bound = await listen("127.0.0.1", 0)
         (listener,) = bound.listener.listeners  # type: ignore[attr-defined]
@@ -354,3 +423,5 @@ class TestAccepting:
             return not ours.recv(1)
         except BlockingIOError:
             return False
+        except ConnectionError:
+            return True
