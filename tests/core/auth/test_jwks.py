@@ -78,6 +78,8 @@ class TestReadingKeySets:
             {**RSA, "key_ops": ["encrypt"]},
             {**RSA, "key_ops": "verify"},
             {**RSA, "kid": 5},
+            {**OKP, "x": b64(bytes(31)), "alg": "EdDSA"},
+            {"kty": "oct", "k": "AAAA", "alg": "HS256"},
             {**RSA, "kid": ""},
             {**RSA, "d": "AAAA"},
             {**OKP, "d": "AAAA"},
@@ -198,6 +200,7 @@ class TestReadingKeySets:
             return r.to_bytes(32) + s.to_bytes(32)
 
         assert is_possible(ec, pair(1, N - 1))
+        assert is_possible(ec, pair(N - 1, 1))
         for wrong in (
             pair(0, 1),
             pair(1, 0),
@@ -211,6 +214,13 @@ class TestReadingKeySets:
         assert is_possible(rsa, (MODULUS - 1).to_bytes(256))
         assert not is_possible(rsa, MODULUS.to_bytes(256))
         assert not is_possible(rsa, b"\0" + bytes(256))
+
+    def test_the_kid_chooses_among_keys_of_one_algorithm(self) -> None:
+        two = key_set({**OKP, "x": b64(bytes(32)), "kid": "k1"}, {**OKP, "kid": "k2"})
+        assert isinstance(judge(token(kid="k2"), verifier(two)), Accepted)
+        assert judge(token(kid=None), verifier(two)) == Rejected(
+            "a kid, since the issuer has several keys or none of this kind"
+        )
 
     @pytest.mark.parametrize(("alg", "key"), [("RS256", OKP), ("ES256", RSA), ("EdDSA", EC), ("ES256", OKP)])
     def test_the_keys_type_decides_the_algorithm(self, alg, key) -> None:

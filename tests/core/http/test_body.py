@@ -12,6 +12,16 @@ from asap_core.http.body import BadCoding, Body, BodyTooLarge, Gzip
 
 
 class TestBodies:
+    def test_a_body_without_a_coding_may_be_decoded_in_steps_too(self) -> None:
+        body = Body(limit=6)
+        body.decode(b"abc")
+        assert not body.pending
+        body.decode(b"def")
+        assert body.end() == b"abcdef"
+        body = Body(limit=6)
+        with pytest.raises(BodyTooLarge):
+            body.decode(b"abcdefg")
+
     @given(st.binary(max_size=300), st.integers(1, 50))
     def test_any_bytes_through_gzip_are_the_same_however_they_are_cut(self, data, chunk) -> None:
         def run(pieces):
