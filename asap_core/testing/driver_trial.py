@@ -31,7 +31,7 @@ from asap_core.client.programs import (
     WriteFile,
 )
 from asap_core.client.runtime import Runtime
-from asap_core.testing.loopback import SILENCE, LoopbackServer, Script
+from asap_core.testing.loopback import SILENCE, LoopbackScript, LoopbackServer
 from asap_core.wire.manifest import MANIFEST_PATH
 
 Ability = Literal["requests", "addresses", "patience", "concurrency", "cancelling"]
@@ -71,7 +71,7 @@ def _answer(body: bytes, status: str = "200 OK", **fields: str) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin-1") + body
 
 
-def _says(*pieces: bytes | float) -> Script:
+def _says(*pieces: bytes | float) -> LoopbackScript:
     return lambda: pieces
 
 
@@ -90,7 +90,7 @@ _MANIFEST: Final = {
 BODY: Final = b'{"body": 1}'
 PLAIN: Final = b"x" * 50_000
 _ENDLESS: Final = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
-SCRIPTS: Final[dict[str, Script]] = {
+SCRIPTS: Final[dict[str, LoopbackScript]] = {
     "/ok": _says(_answer(BODY, set_cookie="id=1; Path=/", content_type="application/json")),
     "/pieces": _says(_answer(BODY)[:20], 0.05, _answer(BODY)[20:-5], 0.05, _answer(BODY)[-5:]),
     "/gzip": _says(_answer(compress(PLAIN), content_encoding="gzip")),
@@ -241,7 +241,7 @@ class NotingReader(BodyReader):
 
 
 @frozen
-class Rule:
+class DriverRule:
     """A check, whose docstring says what must hold, and what a driver must be able to do for it."""
 
     check: Callable[[Trial], None]
@@ -253,14 +253,14 @@ class Rule:
         return (self.check.__doc__ or "").removesuffix(".")
 
 
-RULES: Final[list[Rule]] = []
+RULES: Final[list[DriverRule]] = []
 
 
 def rule(*needs: Ability) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
     """Add a check to `RULES`."""
 
     def add(check: Callable[[Trial], None]) -> Callable[[Trial], None]:
-        RULES.append(Rule(check, frozenset(needs)))
+        RULES.append(DriverRule(check, frozenset(needs)))
         return check
 
     return add

@@ -94,7 +94,7 @@ from asap_core.testing.laws.lab import ABSENT, MANIFEST_PATH, Caller, changed
 
 
 @frozen
-class SentCall:
+class FuzzedCall:
     """A call of this session. `name`: of the variable that holds its envelope in the test.
 
     reply: the payload of the reply, if it was accepted.
@@ -138,7 +138,7 @@ class Session:
     lab: Lab
     run: Callable[[Steps[Answer]], Answer]
     coverage: Coverage = field(factory=Coverage)
-    calls: list[SentCall] = field(factory=list)
+    calls: list[FuzzedCall] = field(factory=list)
     lines: list[str] = field(factory=list)
     lent: set[str] = field(factory=set)
 
@@ -150,7 +150,7 @@ class Session:
         name = self._variable(line)
         answer = self._send(f"accepted(asap_run(asap_lab.send({name})))", self.lab.send(envelope))
         self._judge("honest call", answer, variant)
-        self.calls.append(SentCall(name, envelope, reply=accepted(answer, variant).get("payload")))
+        self.calls.append(FuzzedCall(name, envelope, reply=accepted(answer, variant).get("payload")))
 
     def same_again(self, index: int) -> None:
         """A call that was accepted isn't accepted again."""
@@ -196,7 +196,7 @@ class Session:
         line = f"TEXTS[{variant!r}](asap_lab.rpc({name})).encode()"
         answer = self._send(f"accepted(asap_run(asap_lab.post({line})))", self.lab.post(body))
         self._judge("another text", answer, variant)
-        self.calls.append(SentCall(name, envelope, reply=accepted(answer, variant).get("payload")))
+        self.calls.append(FuzzedCall(name, envelope, reply=accepted(answer, variant).get("payload")))
 
     def keyed_call(self, variant: str) -> None:
         """A valid call under a new key is accepted."""
@@ -207,7 +207,7 @@ class Session:
             f"accepted(asap_run(asap_lab.send({name}, key=key_{name})))", self.lab.send(envelope, key=key)
         )
         self._judge("call with a key", answer, variant)
-        self.calls.append(SentCall(name, envelope, key, accepted(answer).get("payload")))
+        self.calls.append(FuzzedCall(name, envelope, key, accepted(answer).get("payload")))
 
     def key_again(self, index: int) -> None:
         """The same request under its key gets the first reply: the work is done once."""
@@ -307,7 +307,7 @@ class Session:
         body = "\n".join(f"    {line}" for line in self.lines)
         return f"{_HEAD}\n\ndef test_found_by_asap_fuzz(asap_lab, asap_run):\n{body}\n"
 
-    def _call(self, index: int) -> SentCall:
+    def _call(self, index: int) -> FuzzedCall:
         return self.calls[index % len(self.calls)]
 
     def _envelope(self, changes: Mapping[str, Change]) -> tuple[JsonObject, str]:

@@ -14,7 +14,7 @@ _PIECE: Final = 65_536
 # In seconds. A server that is to be silent is so for longer than any check waits.
 SILENCE: Final = 60.0
 
-Script = Callable[[], Iterable[bytes | float]]
+LoopbackScript = Callable[[], Iterable[bytes | float]]
 """What is sent, and how many seconds are waited in between; then the connection is closed."""
 
 
@@ -40,7 +40,7 @@ class LoopbackServer:
     unread: the paths whose requests aren't read beyond the first bytes.
     """
 
-    def __init__(self, scripts: dict[str, Script], *, unread: tuple[str, ...] = ()) -> None:
+    def __init__(self, scripts: dict[str, LoopbackScript], *, unread: tuple[str, ...] = ()) -> None:
         self.scripts, self.unread = scripts, unread
         self.arrivals: list[Arrival] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)

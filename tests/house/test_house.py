@@ -37,6 +37,10 @@ def test_a_class_name_that_two_modules_define_is_found() -> None:
     }
 
 
+def test_no_class_name_is_defined_twice() -> None:
+    assert twice(modules_of_today()) == {}
+
+
 def test_all_modules_are_read() -> None:
     modules = modules_of_today()
     assert {"asap_core", "asap_core.errors", "asap_adapters.cli"} <= set(modules)

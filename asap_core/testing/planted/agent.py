@@ -11,7 +11,7 @@ from uuid import uuid4
 from asap_core.testing.planted.calls import Calls, PlantedCaller
 from asap_core.testing.planted.coding import Coding
 from asap_core.testing.planted.credentials import Credentials
-from asap_core.testing.planted.documents import HEALTH, MANIFEST, Documents
+from asap_core.testing.planted.documents import HEALTH, MANIFEST, PlantedDocuments
 from asap_core.testing.planted.messages import JSON, Fields, PlantedOptions, PlantedRequest, PlantedResponse
 from asap_core.testing.planted.refusals import CallFault, error_object
 from asap_core.testing.planted.switches import Breaks
@@ -48,7 +48,7 @@ class PlantedAgent:
 
     def reset(self) -> None:
         """Forget everything, as if it was started now."""
-        self.documents = Documents(self.options, self.broken, self.monotonic, started=self.monotonic())
+        self.documents = PlantedDocuments(self.options, self.broken, self.monotonic, started=self.monotonic())
         self.calls = Calls(self.options, self.broken, self.monotonic, self.wall, lambda: uuid4().hex)
 
     def call(

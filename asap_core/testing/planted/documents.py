@@ -16,7 +16,7 @@ HEALTH: Final = "/.well-known/asap/health"
 
 
 @dataclass
-class Documents:
+class PlantedDocuments:
     """Answers GET for the documents. `started`: when the agent was started, by its monotonic clock."""
 
     options: PlantedOptions

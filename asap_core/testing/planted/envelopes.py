@@ -12,7 +12,7 @@ _URN: Final = re.compile(r"urn:asap:agent:[a-z0-9-]+(?::[a-z0-9-]+)?")
 _LONGEST: Final = 256
 _PLACE: Final = ("params", "envelope")
 
-Rule = tuple[str, Callable[[Any], bool]]
+FieldRule = tuple[str, Callable[[Any], bool]]
 
 
 def _text(value: Any) -> bool:
@@ -48,7 +48,7 @@ def is_urn(value: Any, broken: Breaks) -> bool:
     return _URN.fullmatch(value) is not None or broken("envelope.urn_grammar")
 
 
-def _rules(broken: Breaks) -> dict[str, Rule]:
+def _rules(broken: Breaks) -> dict[str, FieldRule]:
     urn = ("an agent URN such as urn:asap:agent:name", lambda value: is_urn(value, broken))
     moment = ("an RFC 3339 date and time", lambda value: read_timestamp(value, broken) is not None)
     name = (f"a non-empty string of at most {_LONGEST} characters", _id)
@@ -125,7 +125,7 @@ def check_envelope(value: dict[str, Any], broken: Breaks) -> dict[str, Any]:
     return whole
 
 
-_TASK: Final[dict[str, Rule]] = {
+_TASK: Final[dict[str, FieldRule]] = {
     "conversation_id": ("a string", _text),
     "skill_id": ("a string", _text),
     "input": ("an object", _object),

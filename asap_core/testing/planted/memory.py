@@ -116,7 +116,7 @@ class Nonces:
 
 
 @dataclass
-class Kept:
+class KeptAnswer:
     """An idempotency key: what was asked under it and, when that is done, its outcome and when to forget it."""
 
     asked: str
@@ -130,11 +130,11 @@ class Keys:
 
     options: PlantedOptions
     broken: Breaks
-    kept: dict[Seen, Kept] = field(default_factory=dict)
+    kept: dict[Seen, KeptAnswer] = field(default_factory=dict)
     # Finished ones in the order in which they'll be forgotten.
     finished: deque[tuple[float, Seen]] = field(default_factory=deque)
 
-    def begin(self, scope: Seen, asked: str, *, now: float) -> Kept:
+    def begin(self, scope: Seen, asked: str, *, now: float) -> KeptAnswer:
         """Return what is kept under a key, or the new record of one that is unknown. Raises CallFault."""
         while self.finished and self.finished[0][0] <= now:
             until, old = self.finished.popleft()
@@ -142,7 +142,7 @@ class Keys:
                 del self.kept[old]
         known = self.kept.get(scope)
         if known is None:
-            return self.kept.setdefault(scope, Kept(asked))
+            return self.kept.setdefault(scope, KeptAnswer(asked))
         if known.asked != asked and not self.broken("idempotency.other_request"):
             raise CallFault("key")
         if known.outcome is None:

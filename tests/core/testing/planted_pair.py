@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from enum import Enum
 from typing import Any
 
 from asap_core import (
@@ -110,7 +111,13 @@ class Pair:
         return {key: value for key, value in request.items() if value is not ABSENT}
 
 
-ABSENT: Any = object()
+class Absent(Enum):
+    """A field that is left out. Not a bare object: names of tests may not contain an address."""
+
+    ABSENT = "absent"
+
+
+ABSENT: Any = Absent.ABSENT
 
 
 def written(value: Any) -> bytes:
