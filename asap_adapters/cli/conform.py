@@ -11,7 +11,7 @@ from attrs import frozen
 
 from asap_adapters.cli.command import choice, command, flag, nested, option, repeated
 from asap_adapters.cli.exit_codes import UserError
-from asap_adapters.cli.live_agent import EXIT_UNREACHABLE, LIVE_AGENT_RULES, LiveAgentOptions, seed
+from asap_adapters.cli.live_agent import LIVE_AGENT_RULES, LiveAgentOptions, lacks_token, seed
 from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say
 from asap_adapters.conform.sockets import SocketExecutor
@@ -22,7 +22,6 @@ from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.records import records, to_json
 from asap_core.testing.laws.runner import LawResult, Report, Result, run_laws
-from asap_core.testing.laws.survey import NoManifest
 from asap_core.testing.laws.text_report import text_report
 
 
@@ -49,9 +48,8 @@ def _conform(options: ConformOptions) -> int:
     expected = _expected(options.expected)
     began = time.monotonic()
     executor, lab = options.agent.visit(direct=options.direct)
-    if isinstance(lab, NoManifest):
-        complain(f"no manifest of an agent at {options.agent.url}: {lab.got}")
-        return EXIT_UNREACHABLE
+    if lacks_token(lab):
+        complain("this agent authenticates its callers: without --token and --as no law about calls is tried")
     results = _run(laws, lab, executor, quiet=options.json)
     report = Report(options.agent.url, lab.recipient, options.profile, tuple(results), time.monotonic() - began)
     return _show(report, expected, options)
@@ -75,7 +73,11 @@ def _expected(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
-    return frozenset(line for line in lines if line)
+    found = frozenset(line for line in lines if line)
+    unknown = sorted(found - {law.id for law in LAWS})
+    if unknown:
+        raise UserError(f"{path}: no law has the id {unknown[0]}", usage=True)
+    return found
 
 
 def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool) -> list[Result]:
@@ -105,10 +107,15 @@ def _show(report: Report, expected: frozenset[str], options: ConformOptions) -> 
         options.html.write_text(html_report([NamedRun(report.agent, found)], note=note), "utf-8")
     if options.junit is not None:
         options.junit.write_text(junit_report(found, expected), "utf-8")
-    stale = sorted((expected & tried) - failed)
+    known, stale = sorted(expected & failed), sorted((expected & tried) - failed)
+    if known:
+        complain(f"expected to fail, and did: {', '.join(known)}")
     if stale:
         complain(f"expected to fail, and didn't: {', '.join(stale)}")
-    return 1 if failed - expected or stale else 0
+    nothing = all(each.outcome is LawResult.SKIPPED for each in report.results)
+    if nothing:
+        complain("no law could be tried")
+    return 1 if failed - expected or stale or nothing else 0
 
 
 COMMANDS: Final = (

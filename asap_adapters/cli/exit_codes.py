@@ -16,11 +16,15 @@ EXIT_INTERRUPTED: Final = 130
 
 
 class UserError(Exception):
-    """An error that the user can put right. With `usage` the command line itself is wrong, and the exit code is 2."""
+    """An error that the user can put right.
 
-    def __init__(self, message: str, *, usage: bool = False) -> None:
+    usage: the command line itself is wrong, and the exit code is 2.
+    code: the exit code otherwise.
+    """
+
+    def __init__(self, message: str, *, usage: bool = False, code: int = EXIT_ERROR) -> None:
         super().__init__(message)
-        self.usage = usage
+        self.code = EXIT_USAGE if usage else code
 
 
 def exit_code(act: Callable[[], int]) -> int:
@@ -37,9 +41,9 @@ def _report(error: BaseException) -> int:
             return EXIT_INTERRUPTED
         case BrokenPipeError():
             return _ignore_broken_pipe()
-        case UserError(usage=usage):
+        case UserError(code=code):
             complain(str(error))
-            return EXIT_USAGE if usage else EXIT_ERROR
+            return code
         case AsapError() | OSError() | ValueError():
             complain(in_words(error))
             return EXIT_ERROR

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from attrs import frozen
 
 from asap_adapters.cli.command import choice, command, nested, option
-from asap_adapters.cli.live_agent import EXIT_UNREACHABLE, LIVE_AGENT_RULES, MOST_SEED, LiveAgentOptions, seed
+from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.live_agent import LIVE_AGENT_RULES, MOST_SEED, LiveAgentOptions, lacks_token, seed
 from asap_adapters.cli.options import whole_number
-from asap_adapters.cli.output import complain, say
+from asap_adapters.cli.output import say
 from asap_adapters.system import random_fraction
-from asap_core.testing.laws.survey import NoManifest
 from asap_core.testing.laws.text_report import exchange_lines
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def _fuzz(options: FuzzOptions) -> int:
         raise ModuleNotFoundError(missing, name=error.name) from None
 
     executor, lab = options.agent.visit()
-    if isinstance(lab, NoManifest):
-        complain(f"no manifest of an agent at {options.agent.url}: {lab.got}")
-        return EXIT_UNREACHABLE
+    if lacks_token(lab):
+        raise UserError("this agent authenticates its callers: expected --token and --as", usage=True)
     chosen = int(random_fraction() * MOST_SEED) if options.seed is None else options.seed
     run = FuzzRun(lab, executor, time.monotonic, strict=options.profile == "strict", steps=options.steps)
     _show_progress(run, options, chosen)
@@ -103,6 +102,7 @@ def _report(run: "FuzzRun", options: FuzzOptions, chosen: int) -> Iterator[str]:
 def _finding_lines(finding: "Finding", url: str) -> Iterator[str]:
     yield ""
     yield f"FOUND: {finding.got}"
+    yield f"expected: {finding.expected}"
     if not finding.again:
         yield "It didn't happen each time that the sequence was repeated."
     for number, exchange in enumerate(finding.exchanges, 1):

@@ -8,10 +8,11 @@ from attrs import frozen
 
 from asap_adapters.cli.command import Needs, flag, option, repeated, required
 from asap_adapters.cli.exit_codes import UserError
-from asap_adapters.cli.options import url, urn, whole_number
+from asap_adapters.cli.options import urn, whole_number
 from asap_adapters.conform.live import LiveAgent
 from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor
-from asap_core.testing.laws.lab import Lab
+from asap_core.net.urls import origin_of
+from asap_core.testing.laws.lab import MANIFEST_PATH, Lab
 from asap_core.testing.laws.survey import ASSUMED, NoManifest
 from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_types import JsonObject
@@ -25,6 +26,12 @@ _FEATURES: Final = tuple(sorted(need.name.lower() for need in ASSUMED))
 def seed(text: str) -> int:
     """Read a seed."""
     return whole_number(text, 0, MOST_SEED, f"expected a number, 0 to {MOST_SEED}")
+
+
+def _base_url(text: str) -> str:
+    if origin_of(text) is None:
+        raise ValueError("expected a base URL such as http://127.0.0.1:8000")
+    return text
 
 
 def _feature(text: str) -> Need:
@@ -44,7 +51,7 @@ def _object(text: str) -> JsonObject:
 class LiveAgentOptions:
     """The agent under test."""
 
-    url: str = required("URL", url, "base URL of the agent")
+    url: str = required("URL", _base_url, "base URL of the agent")
     token: str | None = option("--token TOKEN", str, "bearer token of the caller")
     sender: str | None = option("--as URN", urn, "the agent that --token stands for")
     other_token: str | None = option("--other-token TOKEN", str, "bearer token of a second caller")
@@ -56,17 +63,28 @@ class LiveAgentOptions:
     )
     owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
 
-    def visit(self, *, direct: bool = False) -> tuple[SocketExecutor, Lab | NoManifest]:
-        """Fetch its manifest. Raises UserError if it's on another machine and not one's own."""
+    def visit(self, *, direct: bool = False) -> tuple[SocketExecutor, Lab]:
+        """Fetch its manifest. Raises UserError if there's no agent, or if it's on another machine and not one's own."""
         agent = LiveAgent(
             url=self.url, token=self.token, urn=self.sender, other_token=self.other_token,
             other_urn=self.other_sender, skill=self.skill, input=self.input, without=frozenset(self.without),
             direct=direct, owned=self.owned,
         )  # fmt: skip
         try:
-            return agent.visit()
+            executor, lab = agent.visit()
         except NotThisMachine as error:
             raise UserError(f"{error}; if it's yours, give --i-own-this-host", usage=True) from None
+        except OSError as error:  # of the look-up of its name: what happens later is an answer too
+            raise UserError(f"no agent at {self.url}: {error.strerror or error}", code=EXIT_UNREACHABLE) from None
+        if isinstance(lab, NoManifest):
+            where = f"{self.url.rstrip('/')}{MANIFEST_PATH}"
+            raise UserError(f"no manifest of an agent at {where}: {lab.got}", code=EXIT_UNREACHABLE)
+        return executor, lab
+
+
+def lacks_token(lab: Lab) -> bool:
+    """Return whether the agent authenticates its callers and no token was given, so that it refuses every call."""
+    return bool(lab.manifest.get("auth")) and lab.caller.token is None
 
 
 LIVE_AGENT_RULES: Final = (

@@ -72,7 +72,8 @@ def look_up(name: str, port: int, *, anywhere: bool) -> DialledHost:
         address = read_address(text)
         here = address is not None and proximity_of(address) is Proximity.MACHINE
         if not here and not anywhere:
-            raise NotThisMachine(f"{name} is at {text}, which isn't this machine")
+            at = name if name == text else f"{name}, at {text},"
+            raise NotThisMachine(f"{at} isn't this machine")
     return DialledHost(name, port, addresses)
 
 

@@ -8,7 +8,7 @@ from attrs import define, evolve, field, frozen
 from hypothesis import HealthCheck, Phase, Verbosity, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from asap_core.testing.fuzz_moves import BROKEN, BROKEN_CALLS, BROKEN_STRICTLY, TEXTS, VALID, Coverage, Session
+from asap_core.testing.fuzz_moves import BROKEN, BROKEN_CALLS, BROKEN_STRICTLY, FORGED, TEXTS, VALID, Coverage, Session
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.runner import Executor, RecordedExchange, Recorder
 from asap_core.testing.laws.verdicts import LawBroken, Need
@@ -23,12 +23,16 @@ _INDICES: Final = st.integers(0, 9)
 
 @frozen
 class Finding:
-    """A sequence that broke a law. `got`: what the agent did; `test`: a pytest test that repeats the sequence.
+    """A sequence that was answered wrongly.
 
+    got: what the agent did at the last move.
+    expected: what that move expects, as a sentence.
+    test: a pytest test that repeats the sequence.
     again: whether it happened each time that it was repeated.
     """
 
     got: str
+    expected: str
     test: str
     exchanges: tuple[RecordedExchange, ...]
     again: bool = True
@@ -112,7 +116,7 @@ class FuzzMachine(RuleBasedStateMachine):
         try:
             move(*args, **kwargs)
         except LawBroken as broken:
-            found = Finding(broken.got, self.session.test(), tuple(self.recorder.exchanges))
+            found = Finding(broken.got, move.__doc__ or "", self.session.test(), tuple(self.recorder.exchanges))
             shortest = self.run.finding
             if shortest is None or len(found.exchanges) <= len(shortest.exchanges):
                 self.run.finding = found
@@ -205,7 +209,7 @@ class FuzzMachine(RuleBasedStateMachine):
         self._do(self.session.same_nonce_of_another, index)
 
     @_if(Need.BATCH, called=True)
-    @rule(chosen=st.lists(st.sampled_from([*VALID, *BROKEN]) | _INDICES, min_size=1, max_size=4))
+    @rule(chosen=st.lists(st.sampled_from([*VALID, FORGED, *BROKEN]) | _INDICES, min_size=1, max_size=4))
     def batch(self, chosen: list[str | int]) -> None:
         """Several requests at once."""
         self._do(self.session.batch, chosen)

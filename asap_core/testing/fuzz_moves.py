@@ -15,6 +15,7 @@ from asap_core.testing.laws.checks import accepted, answered, check, refused
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import ABSENT, MANIFEST_PATH, Caller, Change, Lab, changed
+from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_types import Json, JsonObject
 
 T = TypeVar("T")
@@ -64,6 +65,8 @@ BROKEN_STRICTLY: Final[Mapping[str, Mapping[str, Change]]] = {
     "another recipient": {"recipient": "urn:asap:agent:somebody-else"},
     "recipient no URN": {"recipient": "somebody"},
 }
+# In a batch: a valid envelope of another sender than the token's. Where nothing tells them apart, a plain one.
+FORGED: Final = "forged sender"
 # Changes to the JSON-RPC request around a valid envelope.
 BROKEN_CALLS: Final[Mapping[str, Mapping[str, Change]]] = {
     "jsonrpc 1.0": {"jsonrpc": "1.0"},
@@ -83,14 +86,15 @@ TEXTS: Final[Mapping[str, Callable[[Json], str]]] = {
 }
 
 
-# Above each test: what its lines use.
-_HEAD: Final = '''\
-"""Found by `asap fuzz`. Run it with: pytest --asap-url URL, and the options that asap fuzz was run with."""
-
-from asap_core.testing.fuzz_moves import TEXTS
-from asap_core.testing.laws.checks import accepted, answered, refused
-from asap_core.testing.laws.lab import ABSENT, MANIFEST_PATH, Caller, changed
-'''
+_TITLE: Final = (
+    '"""Found by `asap fuzz`. Run it with: pytest --asap-url URL, and the options that asap fuzz was run with."""'
+)
+# What the lines of a test use, by module.
+_USED: Final = {
+    "asap_core.testing.fuzz_moves": ("TEXTS",),
+    "asap_core.testing.laws.checks": ("accepted", "answered", "refused"),
+    "asap_core.testing.laws.lab": ("ABSENT", "MANIFEST_PATH", "Caller", "changed"),
+}
 
 
 @frozen
@@ -264,14 +268,18 @@ class Session:
     def batch(self, items: Sequence[str | int]) -> None:
         """Each request of a batch is judged as if it came alone, in order.
 
-        items: names of `VALID` or `BROKEN`, or indices of calls to repeat.
+        items: names of `VALID` or `BROKEN`, `FORGED`, or indices of calls to repeat.
         """
         calls, documents, lines, expected = list(self.calls), list[Json](), list[str](), list[str]()
         for item in items:
             if isinstance(item, int):
                 call = calls[item % len(calls)]
                 envelope, line, kind = call.envelope, call.name, "error"
+            elif item == FORGED and {Need.AUTH, Need.OTHER} <= self.lab.has:
+                envelope, kind = self.lab.envelope(caller=self.lab.second_caller()), "error"
+                line = "asap_lab.envelope(caller=asap_lab.second_caller())"
             else:
+                item = "plain" if item == FORGED else item  # noqa: PLW2901 - said above
                 envelope, line = self._envelope({**VALID, **BROKEN}[item])
                 kind = "result" if item in VALID else "error"
             documents.append(self.lab.rpc(envelope))
@@ -305,7 +313,9 @@ class Session:
     def test(self) -> str:
         """Return the test that repeats this session."""
         body = "\n".join(f"    {line}" for line in self.lines)
-        return f"{_HEAD}\n\ndef test_found_by_asap_fuzz(asap_lab, asap_run):\n{body}\n"
+        used = {module: [name for name in names if name in body] for module, names in _USED.items()}
+        imports = "\n".join(f"from {module} import {', '.join(names)}" for module, names in used.items() if names)
+        return f"{_TITLE}\n\n{imports}\n\n\ndef test_found_by_asap_fuzz(asap_lab, asap_run):\n{body}\n"
 
     def _call(self, index: int) -> FuzzedCall:
         return self.calls[index % len(self.calls)]

@@ -58,3 +58,23 @@ def unused_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def test_without_a_token_nothing_fails_and_the_user_is_told(served: Serve) -> None:  # noqa: F811
+    url, _ = served("--rate-limit", "off", "--token", f"t-alice={ALICE}")
+    shown = asap("conform", url, "--only", "replay")
+    assert shown.returncode == 1
+    assert "without --token and --as no law about calls is tried" in shown.stderr
+    assert "no law could be tried" in shown.stderr
+    assert asap("fuzz", url).returncode == 2
+
+
+def test_a_host_that_cannot_be_resolved_is_no_agent() -> None:
+    shown = asap("conform", "http://nosuch.invalid:8000")
+    assert (shown.returncode, "no agent at http://nosuch.invalid:8000" in shown.stderr) == (3, True)
+
+
+def test_an_id_that_no_law_has_is_no_expected_failure(tmp_path, unused_port) -> None:
+    (tmp_path / "expected.txt").write_text("http.nosuch\n")
+    shown = asap("conform", f"http://127.0.0.1:{unused_port}", "--expected-failures", tmp_path / "expected.txt")
+    assert (shown.returncode, "no law has the id http.nosuch" in shown.stderr) == (2, True)

@@ -8,7 +8,7 @@ from attrs import frozen
 class Need(Enum):
     """What a law needs of a run. Without it the law isn't tried; the value completes "it needs …"."""
 
-    SKILL = "a skill that may be run: --skill, or an agent with a skill named echo"
+    SKILL = "a skill that may be run (--skill, or one named echo), and a token if the agent authenticates its callers"
     AUTH = "an agent that authenticates its callers, and a token: --token with --as"
     OTHER = "a second caller: --other-token with --other-as"
     OPEN = "an agent without authentication"

@@ -115,7 +115,7 @@ def test_rules_refuse_wrong_combinations(made: CliCommand, ran: list[All], line:
         return
     with pytest.raises(UserError) as caught:
         made.run(values)
-    assert (str(caught.value), caught.value.usage, ran) == (problem, True, [])
+    assert (str(caught.value), caught.value.code, ran) == (problem, 2, [])
 
 
 def test_the_help_shows_defaults_and_rules(made: CliCommand) -> None:
