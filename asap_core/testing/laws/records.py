@@ -20,7 +20,7 @@ class ExchangeRecord:
     """One exchange. The bytes are Latin-1 text, one character for each.
 
     answer: what came back, in words.
-    curl: a shell line that repeats the exchange (see `PREPARE`); empty if no such line can.
+    curl: a shell line that repeats the exchange (see `PREPARE`); empty if no such line can, or the law isn't broken.
     """
 
     sent: str
@@ -70,16 +70,18 @@ def _record(result: Result, url: str) -> LawRecord:
         expected=law.expected,
         remark=result.remark,
         seconds=round(result.seconds, 3),
-        exchanges=tuple(_exchange(each, url) for each in result.exchanges),
+        exchanges=tuple(
+            _exchange(each, url if result.outcome is LawResult.FAILED else None) for each in result.exchanges
+        ),
     )
 
 
-def _exchange(exchange: RecordedExchange, url: str) -> ExchangeRecord:
+def _exchange(exchange: RecordedExchange, url: str | None) -> ExchangeRecord:
     return ExchangeRecord(
         sent=exchange.sent.decode("latin-1"),
         received=exchange.received.decode("latin-1"),
         answer=exchange.answer,
-        curl=repeating_line(exchange, url),
+        curl="" if url is None else repeating_line(exchange, url),
     )
 
 

@@ -3,13 +3,12 @@
 Pure: what does I/O is the executor. There is one over sockets (`asap_adapters.conform`), and one in this process.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol, TypeVar, assert_never
 
-from attrs import define, evolve, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from asap_core.testing.laws.effects import (
     AdvanceClock,
@@ -25,14 +24,13 @@ from asap_core.testing.laws.effects import (
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import Law
+from asap_core.testing.laws.token_mask import TokenMask
 from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried, Verdict
 
 T = TypeVar("T")
 # Bounds of one law: more is a mistake in the law, or a law that can't end.
 _MOST_EFFECTS: Final = 2_000
 _MOST_SECONDS: Final = 120.0
-# A shorter token is hidden in `Authorization` only: as a part of other words it would make a report unreadable.
-_SECRET: Final = 8
 
 
 class Executor(Protocol):
@@ -56,7 +54,7 @@ class RecordedExchange:
     pieces: if it wasn't: the bytes, and the pauses between them in seconds.
     at: when it was sent, in seconds since the Unix epoch.
 
-    Callers' tokens are replaced by `$TOKEN` and `$OTHER_TOKEN`, since reports are shown to others.
+    Names stand in place of callers' tokens, since reports are shown to others: see `TokenMask`.
     """
 
     sent: bytes = field(repr=False)
@@ -147,6 +145,7 @@ class Recorder:
     exchanges: list[RecordedExchange] = field(factory=list)
     began: float = 0.0
     effects: int = 0
+    mask: TokenMask = Factory(lambda self: TokenMask.of(self.secrets), takes_self=True)
 
     def perform(self, effect: LawEffect) -> LawOutcome:
         """Carry out one effect. Raises LawNotTried if this law has done too much."""
@@ -164,29 +163,24 @@ class Recorder:
                 for request, answer in zip(requests, answers, strict=True):
                     self._record(request, answer, at)
             case SendBytes(pieces), AnswersToBytes(answers, rest):
-                shown = tuple(self._hidden_bytes(each) if isinstance(each, bytes) else each for each in pieces)
+                shown = self.mask.pieces(pieces)
                 sent = b"".join(each for each in shown if isinstance(each, bytes))
-                remark = "; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes"
-                self.exchanges.append(
-                    RecordedExchange(sent, self._hidden_bytes(outcome.raw), remark, pieces=shown, at=at)
-                )
+                remark = self.mask.text("; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes")
+                received = self.mask.data(outcome.raw)
+                self.exchanges.append(RecordedExchange(sent, received, remark, pieces=shown, at=at))
             case _:
                 pass
         return outcome
 
     def _record(self, request: HttpRequest, answer: Answer, at: float) -> None:
-        shown = evolve(request, headers=tuple((name, self._hidden(value)) for name, value in request.headers))
-        sent, received = self._hidden_bytes(request.to_bytes()), self._hidden_bytes(answer.raw)
-        self.exchanges.append(RecordedExchange(sent, received, str(answer), shown, at=at))
-
-    def _hidden_bytes(self, data: bytes) -> bytes:
-        return self._hidden(data.decode("latin-1")).encode("latin-1")
-
-    def _hidden(self, text: str) -> str:
-        for secret, name in self.secrets.items():
-            text = re.sub(rf"(?<=Bearer ){re.escape(secret)}(?=\r|\Z)", name, text)
-            text = text.replace(secret, name) if len(secret) >= _SECRET else text
-        return text
+        shown = evolve(
+            request,
+            target=self.mask.text(request.target),
+            headers=tuple((name, self.mask.text(value)) for name, value in request.headers),
+            body=self.mask.data(request.body),
+        )
+        sent, received = self.mask.data(request.to_bytes()), self.mask.data(answer.raw)
+        self.exchanges.append(RecordedExchange(sent, received, self.mask.text(str(answer)), shown, at=at))
 
     def run(self, steps: Steps[T]) -> T:
         """Run a program to its end. Raises what it raises."""
@@ -213,9 +207,9 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
         recorder.run(law.provoke(lab))
         verdict: Verdict = Kept()
     except LawBroken as broken:
-        verdict = Breach(broken.got)
+        verdict = Breach(recorder.mask.text(broken.got))
     except LawNotTried as skipped:
-        verdict = NotTried(skipped.why)
+        verdict = NotTried(recorder.mask.text(skipped.why))
     return Result(law, verdict, tuple(recorder.exchanges), now() - began)
 
 

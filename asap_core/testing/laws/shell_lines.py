@@ -10,6 +10,7 @@ import gzip
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from shlex import quote
 from typing import Final
 
@@ -26,8 +27,15 @@ PREPARE: Final = (
 _LONGEST: Final = 40_000
 _VARIABLE: Final = re.compile(
     r"(?P<run>conform-)(?:[0-9A-Za-z_-]{8})(?=-\d)|(?P<date>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"
-    r"|(?P<token>\$(?:OTHER_)?TOKEN)|(?P<many>(?P<one>[^\0])(?P=one){999,})"
+    r"|(?P<token>\$(?P<name>(?:OTHER_)?TOKEN)(?P<made>_SHORTER|_SWAPPED|_BASIC)?)|(?P<many>(?P<one>[^\0])(?P=one){999,})"
 )
+# What the shell makes of a token, by the suffix of its name: see `TokenMask`.
+_MADE: Final = {
+    None: '"${name}"',
+    "_SHORTER": '"${{{name}%?}}"',
+    "_SWAPPED": '"$(printf %s "${name}" | tr a-zA-Z A-Za-z)"',
+    "_BASIC": """"$(printf %s "conform:${name}" | base64 | tr -d '\\n')\"""",
+}
 # Seconds in which an answer comes, once all has been sent.
 _MOMENT: Final = 2
 
@@ -88,14 +96,22 @@ def _unpacked(request: HttpRequest) -> str | None:
 
 
 def _is_plain(text: str) -> bool:
-    is_short = len(text) <= _LONGEST and not any(match["many"] for match in _VARIABLE.finditer(text))
+    is_short = len(text) <= _LONGEST and not any(match["many"] for match in _variables(text))
     return text.isascii() and text.isprintable() and is_short
+
+
+def _variables(text: str) -> Iterator[re.Match[str]]:
+    """Yield what the shell puts in. Ends if there's so much text before the next one that no line holds it."""
+    at = 0
+    while (begun := _VARIABLE.search(text, at, at + _LONGEST)) and (match := _VARIABLE.match(text, begun.start())):
+        yield match
+        at = match.end()
 
 
 def _pieces(text: str, at: float) -> Iterator[tuple[str, str]]:
     """Divide a text into what is quoted, what the shell puts in, and a character that is repeated."""
     end = 0
-    for match in _VARIABLE.finditer(text):
+    for match in _variables(text):
         offset = None if match["date"] is None else _offset(match["date"], at)
         if match["date"] is not None and offset is None:
             continue
@@ -105,7 +121,7 @@ def _pieces(text: str, at: float) -> Iterator[tuple[str, str]]:
             yield "text", match["run"]
             yield "shell", "$RUN"
         elif match["token"]:
-            yield "shell", f'"{match["token"]}"'
+            yield "shell", _MADE[match["made"]].format(name=match["name"])
         elif match["many"]:
             yield "many", match["many"]
         else:
@@ -130,7 +146,9 @@ def _printed(text: str, at: float) -> str | None:
     """Return commands that print a text, whatever its characters. None if they would be too long."""
     steps: list[str] = []
     word = ""
-    for kind, part in [*_pieces(text, at), ("many", "")]:
+    for kind, part in chain(_pieces(text, at), [("many", "")]):
+        if kind == "text" and len(part) > _LONGEST:
+            return None
         if kind != "many":
             word += part if kind == "shell" else quote("".join(map(_escaped, part))) if part else ""
             continue
