@@ -80,7 +80,7 @@ def lists_of_codings(lab: Lab) -> Steps[None]:
 
 @COMPRESSION.law(
     clause="RFC 9110 §15.5.16", expected="Accept-Encoding, with gzip in it", severity=Severity.SHOULD,
-    needs={Need.COMPRESSION}, strict=True,
+    needs={Need.ADMITTED, Need.COMPRESSION}, strict=True,
 )  # fmt: skip
 def known_codings_are_named(lab: Lab) -> Steps[None]:
     """The refusal of a coding names those that the agent knows."""

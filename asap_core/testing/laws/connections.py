@@ -53,15 +53,18 @@ def pipelined_calls(lab: Lab) -> Steps[None]:
 
 
 @CONNECTIONS.law(
-    clause="RFC 9112 §9.6",
+    clause="RFC 9110 §7.6.1; RFC 9112 §9.6",
     expected="one answer, with Connection: close; the connection ends, and nothing after it is read",
     needs={Need.BYTES, Need.DIRECT},
 )
 def a_close_that_is_asked_for(lab: Lab) -> Steps[None]:
     """The connection ends after a request with Connection: close."""
-    got = yield from SendBytes((_get(lab, close=True) + _get(lab),), seconds=3)
-    check(len(got.answers) == 1 and got.first.status == 200, f"{len(got.answers)} answers, {got.first}")  # noqa: PLR2004
-    check(got.closed, "the connection stays open")
+    for value in ("close", "Close", "keep-alive, close"):
+        last = lab.request("GET", lab.root + MANIFEST_PATH, headers=[("Connection", value)]).to_bytes()
+        got = yield from SendBytes((last + _get(lab),), seconds=3)
+        count = len(got.answers)
+        check(count == 1 and got.first.status == 200, f"{count} answers, {got.first}", value)  # noqa: PLR2004 - HTTP's
+        check(got.closed, "the connection stays open", value)
 
 
 @CONNECTIONS.law(

@@ -45,6 +45,30 @@ def other_etags_get_the_manifest(lab: Lab) -> Steps[None]:
 
 
 @DISCOVERY.law(
+    clause="RFC 9110 §8.8.3.2, §13.1.2", expected="status 200 and the manifest", severity=Severity.SHOULD, strict=True
+)
+def etags_are_compared_whole(lab: Lab) -> Steps[None]:
+    """An ETag that contains the manifest's, or is a part of it, is another ETag."""
+    tag = (yield from _etag(lab)).removeprefix("W/").strip('"')
+    for example, other in (
+        ("text before it", f"x{tag}"), ("text after it", f"{tag}-x"),
+        ("its first half", tag[: len(tag) // 2]), ("its second half", tag[len(tag) // 2 :]),
+    ):  # fmt: skip
+        if other != tag:
+            answer = yield from lab.get(MANIFEST_PATH, headers=[("If-None-Match", f'"{other}"')])
+            check(answer.status == 200 and answer.document, answer, example)  # noqa: PLR2004 - HTTP's
+
+
+@DISCOVERY.law(clause="RFC 9110 §5.3, §13.1.2", expected="status 304", severity=Severity.SHOULD, strict=True)
+def etags_in_several_lines(lab: Lab) -> Steps[None]:
+    """Several lines `If-None-Match` are one list, of which any member may match."""
+    etag = yield from _etag(lab)
+    for example, values in (("first", (etag, '"other"')), ("second", ('"other"', etag))):
+        answer = yield from lab.get(MANIFEST_PATH, headers=[("If-None-Match", value) for value in values])
+        check(answer.status == 304, answer, f"in the {example} line")  # noqa: PLR2004 - HTTP's
+
+
+@DISCOVERY.law(
     clause="docs/wire.md §6",
     expected="200 if `status` is healthy, 503 if it's unhealthy; `agent_id` is the manifest's id",
 )

@@ -67,6 +67,7 @@ def _check_shape(answer: Answer, call: JsonObject, example: str) -> None:
 @ERRORS.law(
     clause="JSON-RPC 2.0 §5; docs/errors.md",
     expected="status 200 and Parse error (-32700) with the id null",
+    needs={Need.ADMITTED},
 )
 def unreadable_bodies(lab: Lab) -> Steps[None]:
     """A body that isn't JSON is answered by Parse error, with a null id."""
@@ -116,6 +117,7 @@ def no_nonce_is_repeated(lab: Lab) -> Steps[None]:
     clause="docs/security.md 22",
     expected="the refusal doesn't contain what was sent",
     severity=Severity.HARDENING,
+    needs={Need.ADMITTED},
 )
 def no_text_is_repeated(lab: Lab) -> Steps[None]:
     """The refusal of what isn't JSON doesn't repeat it."""

@@ -1,5 +1,6 @@
 """Laws of idempotency: work under a key is done once."""
 
+import json
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check, refused
@@ -8,7 +9,7 @@ from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_types import Json, JsonObject
 
 IDEMPOTENCY: Final = LawGroup("idempotency", "work under a key is done once")
 
@@ -60,7 +61,33 @@ def keys_belong_to_their_caller(lab: Lab) -> Steps[None]:
     check(reply.get("id") != first.get("id"), "the first caller's answer")
 
 
+def _reordered(value: Json) -> Json:
+    """Return the same value with the keys of each object in the opposite order."""
+    if isinstance(value, dict):
+        return {key: _reordered(value[key]) for key in reversed(value)}
+    return [_reordered(each) for each in value] if isinstance(value, list) else value
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 5; RFC 8259 §4",
+    expected="the first answer: it's the same request",
+    needs=_NEEDS,
+    strict=True,
+)
+def retries_are_compared_by_value(lab: Lab) -> Steps[None]:
+    """A retry that is written as other JSON text, in order of keys or in blanks, gets the first answer."""
+    key, payload = lab.fresh(), lab.task()
+    first = accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
+    again = lab.rpc(lab.envelope(payload=payload), key=key)
+    reordered = _reordered(lab.rpc(lab.envelope(payload=payload), key=key))
+    for example, body in (("other blanks", json.dumps(again, indent=3).encode()), ("other order", to_body(reordered))):
+        reply = accepted((yield from lab.post(body)), example)
+        check(reply.get("payload") == first.get("payload"), f"another payload: {reply.get('payload')}", example)
+
+
 _HEADER: Final = "X-Idempotency-Key"
+# Calls between a request and its retry: more than a small table of keys holds.
+_FURTHER: Final = 150
 # Requests that are sent at once.
 _MANY: Final = 8
 _REFUSED: Final = "each is refused, by Invalid params (-32602)"
@@ -168,6 +195,17 @@ def answers_are_kept(lab: Lab) -> Steps[None]:
     key, payload = lab.fresh(), lab.task()
     first = accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
     yield from AdvanceClock(540)
+    second = accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
+    check(second.get("payload") == first.get("payload"), f"another payload: {second.get('payload')}")
+
+
+@IDEMPOTENCY.law(clause="docs/security.md 5", expected="the first answer", needs=_NEEDS, strict=True)
+def many_calls_later(lab: Lab) -> Steps[None]:
+    """An answer is kept for retries also after 150 calls under other keys."""
+    key, payload = lab.fresh(), lab.task()
+    first = accepted((yield from lab.succeed(lab.envelope(payload=payload), key=key)))
+    for _ in range(_FURTHER):
+        yield from lab.send(lab.envelope(), key=lab.fresh())
     second = accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
     check(second.get("payload") == first.get("payload"), f"another payload: {second.get('payload')}")
 

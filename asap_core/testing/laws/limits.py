@@ -22,7 +22,7 @@ _JSON: Final = ("Content-Type", "application/json")
     clause="RFC 9110 §15.5.14; docs/security.md 13",
     expected="status 413 at once: the declared length is refused before the body is read",
     severity=Severity.HARDENING,
-    needs={Need.BYTES},
+    needs={Need.ADMITTED, Need.BYTES},
 )
 def a_declared_length(lab: Lab) -> Steps[None]:
     """A body that declares a terabyte is refused before it arrives."""

@@ -69,7 +69,9 @@ def survey(target: AgentUnderTest, *, wall: Callable[[], float], ids: Callable[[
     has = (target.offers | ASSUMED) - target.without
     has |= {Need.AUTH} if authenticates and target.token is not None else set()
     has |= set() if authenticates else {Need.OPEN}
-    has |= {Need.SKILL} if skill is not None and (target.token is not None or not authenticates) else set()
+    admitted = target.token is not None or not authenticates
+    has |= {Need.ADMITTED} if admitted else set()
+    has |= {Need.SKILL} if admitted and skill is not None else set()
     has |= {Need.OTHER} if other is not None else set()
     return evolve(blank, manifest=manifest, recipient=agent, skill=skill, other=other, has=has)
 

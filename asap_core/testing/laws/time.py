@@ -59,7 +59,8 @@ def a_timestamp_is_required(lab: Lab) -> Steps[None]:
         refused((yield from lab.send(lab.envelope(timestamp=value))), example)
 
 
-_ZONES: Final = (timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8)))
+# Also those whose sign stands before no hours, and the outermost ones that are in use.
+_ZONES: Final = tuple(timezone(timedelta(minutes=each)) for each in (330, -480, -30, 30, -720, 840))
 _HOUR: Final = 3600
 _MALFORMED: Final = (-32602, "asap:protocol/malformed_envelope")
 # What two clocks may differ by.

@@ -9,6 +9,7 @@ class Need(Enum):
     """What a law needs of a run. Without it the law isn't tried; the value completes "it needs …"."""
 
     SKILL = "a skill that may be run (--skill, or one named echo), and a token if the agent authenticates its callers"
+    ADMITTED = "a caller that the agent admits: --token with --as, or an agent without authentication"
     AUTH = "an agent that authenticates its callers, and a token: --token with --as"
     OTHER = "a second caller: --other-token with --other-as"
     OPEN = "an agent without authentication"

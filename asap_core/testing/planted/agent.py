@@ -181,6 +181,7 @@ class PlantedAgent:
             return self._plain(request, status, "Invalid compressed data: expected a gzip stream")
         except OverflowError:
             return self.body_too_large(request, unread=False)
+        self.calls.line_feeds = body.count(b"\n")
         try:
             value = read_text(body, max_depth=self.options.max_depth, broken=self.broken)
         except UnreadableText as error:

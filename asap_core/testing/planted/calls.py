@@ -62,6 +62,8 @@ class Calls:
     """The input of the last call: only a broken agent remembers it."""
     first_asked: dict[Seen, dict[str, Any]] = field(default_factory=dict)
     first_ids: dict[Seen, Any] = field(default_factory=dict)
+    line_feeds: int = 0
+    """In the body that is answered: only a broken agent counts them."""
     nonces: Nonces = field(init=False)
     keys: Keys = field(init=False)
 
@@ -258,7 +260,9 @@ class Calls:
             names.append("extensions")
         if self.broken("idempotency.other_input"):
             return str(envelope["payload"]["skill_id"])
-        return json.dumps([envelope[name] for name in names], sort_keys=True)
+        if self.broken("idempotency.blanks"):
+            return f"{self.line_feeds} {envelope['payload']}"
+        return json.dumps([envelope[name] for name in names], sort_keys=not self.broken("idempotency.key_order"))
 
     def _once(self, scope: Seen, envelope: dict[str, Any], issued: float, task: dict[str, Any]) -> Any:
         if self.broken("idempotency.replay_first"):

@@ -86,6 +86,8 @@ class PlantedDocuments:
     def _is_known(self, request: PlantedRequest, tag: str) -> bool:
         """Whether If-None-Match names the manifest: any member of the list, compared weakly (RFC 9110 §13.1.2)."""
         asked = request.value("if-none-match")
+        if self.broken("discovery.if_none_match_first_line"):
+            asked = next(iter(request.values("if-none-match")), None)
         if asked is None or self.broken("discovery.if_none_match"):
             return False
         if self.broken("discovery.if_none_match_any"):
@@ -97,6 +99,10 @@ class PlantedDocuments:
         members = [member.strip() for member in asked.split(",")]
         if not self.broken("discovery.if_none_match_weak"):
             members = [member.removeprefix("W/") for member in members]
+        if self.broken("discovery.if_none_match_contained") and any(tag.strip('"') in member for member in members):
+            return True
+        if self.broken("discovery.if_none_match_part") and any(member.strip('"') in tag for member in members):
+            return True
         return tag in members
 
     def health(self, _request: PlantedRequest) -> PlantedResponse:

@@ -208,7 +208,10 @@ def _offset(zone: str | None, broken: Breaks) -> timedelta:
         return timedelta(0)
     hours, minutes = int(zone[1:3]), int(zone[-2:])
     found = timezone(timedelta(hours=hours, minutes=minutes)).utcoffset(None)
-    return found if (zone[0] == "+") is not broken("time.offset_inverted") else -found
+    if hours > 12 and broken("time.offset_above_12"):
+        raise ValueError("an offset of at most 12 hours")
+    plus = zone[0] == "+" or (hours == 0 and broken("time.offset_sign"))
+    return found if plus is not broken("time.offset_inverted") else -found
 
 
 def written_timestamp(wall: float) -> str:

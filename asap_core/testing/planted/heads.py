@@ -203,7 +203,10 @@ def _plain_length(lengths: list[str], broken: Breaks) -> int:
 
 def _keeps_open(request: PlantedRequest, version: str, broken: Breaks) -> bool:
     """Whether another request may follow on the connection (RFC 9112 §9.3)."""
-    asked = {option.strip().lower() for value in request.values("connection") for option in value.split(",")}
+    values = request.values("connection")
+    if not broken("http.close_in_list"):
+        values = [option.strip() for value in values for option in value.split(",")]
+    asked = {*values} if broken("http.close_case") else {option.lower() for option in values}
     if broken("http.close_ignored"):
         asked.discard("close")
     if broken("http.keep_alive"):

@@ -142,6 +142,8 @@ class Keys:
                 del self.kept[old]
         known = self.kept.get(scope)
         if known is None:
+            if self.broken("idempotency.last_hundred_only") and len(self.kept) >= 100:
+                del self.kept[next(iter(self.kept))]
             return self.kept.setdefault(scope, KeptAnswer(asked))
         if known.asked != asked and not self.broken("idempotency.other_request"):
             raise CallFault("key")
