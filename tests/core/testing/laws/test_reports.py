@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -114,3 +116,12 @@ def test_several_runs_stand_side_by_side() -> None:
     assert len(re.findall(r'<span class="?mark\b', page)) == 2 * 3 + 2 * page.count("<h2>")
     assert "theirs: not in this report" in page
     assert "theirs, failed: it was refused late" in Elements(page).text
+
+
+def test_a_line_for_a_long_body_takes_little_memory() -> None:
+    code = (
+        "import resource; from asap_core.testing.laws import shell_lines; text = 'xyz' + 'a' * 20_000_000\n"
+        "assert len([*shell_lines._pieces(text, 0.0)]) == 3\n"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 300_000"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
