@@ -215,6 +215,13 @@ class TestTheSurvey:
         assert surveyed(executor, clock, skill="other").skill == "other"
         assert Need.SKILL not in surveyed(executor, clock, token=None).has
 
+    def test_without_a_token_no_law_fails_on_an_agent_that_requires_one(self, clock) -> None:
+        executor = local_executor(clock)
+        lab = surveyed(executor, clock, token=None, urn=None, other_token=None, other_urn=None)
+        results = {each.law.id: each for each in run_laws(LAWS, lab, executor, clock.monotonic)}
+        assert [each.law.id for each in results.values() if each.outcome is LawResult.FAILED] == []
+        assert "a caller that the agent admits" in results["errors.unreadable_bodies"].remark
+
     def test_without_authentication_another_name_is_another_caller(self, clock) -> None:
         manifest = b'{"manifest": {"id": "urn:asap:agent:a", "capabilities": {"skills": [{"id": "other"}]}}}'
         lab = surveyed(CallableExecutor(lambda _request: Answer(200, body=manifest)), clock, token=None, other_urn=None)
