@@ -86,12 +86,13 @@ class LawItem(pytest.Item):
     def runtest(self) -> None:
         """Try the law."""
         from asap_core.testing.laws.runner import LawResult, run_law  # noqa: PLC0415 - as above
-        from asap_core.testing.laws.text_report import failure_lines  # noqa: PLC0415 - as above
+        from asap_core.testing.laws.text_report import failure_lines, prepare_lines  # noqa: PLC0415 - as above
 
         result = run_law(self._law, self._lab, self._executor, time.monotonic)
         match result.outcome:
             case LawResult.FAILED:
-                raise BrokenLawError("\n".join(failure_lines(result, self.config.getoption("--asap-url"))))
+                lines = failure_lines(result, self.config.getoption("--asap-url"))
+                raise BrokenLawError("\n".join([*prepare_lines(), *lines]))
             case LawResult.SKIPPED:
                 pytest.skip(result.remark)
             case LawResult.PASSED:

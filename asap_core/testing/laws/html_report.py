@@ -17,8 +17,8 @@ from asap_core.testing.laws.runner import LawResult
 from asap_core.testing.laws.shell_lines import PREPARE
 from asap_core.testing.laws.text_report import shown_bytes
 
-# Laws with more exchanges send the same request again and again; the last ones show the breach.
-_SHOWN_EXCHANGES: Final = 12
+# Laws with more exchanges send the same request again and again; the first and the last ones show the breach.
+_SHOWN_LAST: Final = 11
 _MARKS: Final = {LawResult.PASSED: "✓", LawResult.FAILED: "✗", LawResult.SKIPPED: "○"}
 # Shapes as well as colours tell the outcomes apart. Colours: 4.5:1 or more on their background (WCAG 2.2, 1.4.3).
 _STYLE: Final = """
@@ -124,11 +124,12 @@ def _outcome(name: str, record: LawRecord, *, named: bool) -> Iterator[str]:
     yield f"<h3>{escape(f'{name}, ' if named else '')}{record.outcome.value}{escape(got)} ({record.seconds:.2f} s)</h3>"
     if any(each.curl for each in record.exchanges):
         yield f"<p>Before you repeat a line below, also once more:</p><pre>{escape(chr(10).join(PREPARE))}</pre>"
-    left_out = max(len(record.exchanges) - _SHOWN_EXCHANGES, 0)
-    if left_out:
-        yield f"<p>{left_out} earlier exchanges are in the JSON report.</p>"
-    for number, exchange in enumerate(record.exchanges[left_out:], left_out + 1):
-        yield from _exchange(number, exchange)
+    left_out = range(1, len(record.exchanges) - _SHOWN_LAST)
+    for index, exchange in enumerate(record.exchanges):
+        if index not in left_out:
+            yield from _exchange(index + 1, exchange)
+        elif index == left_out[0]:
+            yield f"<p>{len(left_out)} exchanges are in the JSON report only.</p>"
 
 
 def _exchange(number: int, exchange: ExchangeRecord) -> Iterator[str]:

@@ -6,8 +6,8 @@
 Each value has as many characters as the text that it replaces, so that lengths in a head stay right.
 """
 
-import gzip
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain
@@ -37,6 +37,11 @@ _MADE: Final = {
     "_SWAPPED": '"$(printf %s "${name}" | tr a-zA-Z A-Za-z)"',
     "_BASIC": """"$(printf %s "conform:${name}" | base64 | tr -d '\\n')\"""",
 }
+# A gzip file, as zlib names it.
+_GZIP: Final = 31
+# What a small body may become: a line can hold more only where one character is repeated.
+_MOST_UNPACKED: Final = 1 << 24
+_NOT_LATER: Final = "  # can't be repeated later: id and date are in the compressed bytes"
 # Seconds in which an answer comes, once all has been sent.
 _MOMENT: Final = 2
 
@@ -69,7 +74,8 @@ def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:
     if source is None:
         return " ".join([*words, f"--data-binary @body.bin {target}  # {len(body)} bytes, in the JSON report"])
     packing = [] if unpacked is None else ["gzip -c"]
-    return " | ".join([source, *packing, " ".join([*words, "--data-binary", "@-", target])])
+    remark = _NOT_LATER if unpacked is None and _is_packed(request) else ""
+    return " | ".join([source, *packing, " ".join([*words, "--data-binary", "@-", target])]) + remark
 
 
 def telnet_line(pieces: Sequence[bytes | float], url: str, at: float = 0.0) -> str | None:
@@ -87,13 +93,18 @@ def telnet_line(pieces: Sequence[bytes | float], url: str, at: float = 0.0) -> s
 
 
 def _unpacked(request: HttpRequest) -> str | None:
-    """Return the text of a body that is compressed as its head says; None for other bodies."""
-    if ("content-encoding", "gzip") not in {(name.lower(), value.lower()) for name, value in request.headers}:
-        return None
+    """Return the text of a body that is whole gzip, whatever its head says; None for other bodies."""
+    reader = zlib.decompressobj(wbits=_GZIP)
     try:
-        return gzip.decompress(request.body).decode("latin-1")
-    except (OSError, EOFError):  # it's meant to be corrupt
+        text = reader.decompress(request.body, _MOST_UNPACKED)
+    except zlib.error:  # it isn't gzip, or meant to be corrupt
         return None
+    return text.decode("latin-1") if reader.eof and not reader.unused_data else None
+
+
+def _is_packed(request: HttpRequest) -> bool:
+    """Say whether a body is compressed in a way that no command here repeats."""
+    return not request.body.isascii() and any(name.lower() == "content-encoding" for name, _ in request.headers)
 
 
 def _is_plain(text: str) -> bool:

@@ -1,5 +1,6 @@
 """The report as text: counts by group, and for each failure all that's needed to understand and repeat it."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -8,16 +9,17 @@ from asap_core.testing.laws.shell_lines import PREPARE, repeating_line
 
 # Of a long body a person reads the beginning; JSON and HTML reports have all of it.
 _SHOWN_BYTES: Final = 4_000
-_SHOWN_EXCHANGES: Final = 6
+# The first exchange often says what the last ones repeat.
+_SHOWN_LAST: Final = 5
+# CR LF, and the place behind a lone LF.
+_LINE_END: Final = re.compile(r"\r\n|(?<=[^\r]\n)|(?<=\A\n)")
 
 
 def text_report(report: Report) -> Iterator[str]:
     """Yield the lines of the report."""
     failed, skipped = report.by_outcome(LawResult.FAILED), report.by_outcome(LawResult.SKIPPED)
     if failed:
-        yield "Before you repeat a line below, also once more:"
-        yield from (f"  {line}" for line in PREPARE)
-        yield ""
+        yield from prepare_lines()
     for result in failed:
         yield from failure_lines(result, report.url)
     if skipped:
@@ -33,6 +35,13 @@ def text_report(report: Report) -> Iterator[str]:
     yield f"{report.agent} at {report.url}, profile {report.profile}, {report.seconds:.1f} s"
 
 
+def prepare_lines() -> Iterator[str]:
+    """Yield what lines for a shell need before them."""
+    yield "Before you repeat a line below, also once more:"
+    yield from (f"  {line}" for line in PREPARE)
+    yield ""
+
+
 def failure_lines(result: Result, url: str) -> Iterator[str]:
     """Yield the lines about one broken law."""
     law = result.law
@@ -41,11 +50,12 @@ def failure_lines(result: Result, url: str) -> Iterator[str]:
     yield f"  from:      {law.clause}"
     yield f"  expected:  {law.expected}"
     yield f"  got:       {result.remark}"
-    left_out = len(result.exchanges) - _SHOWN_EXCHANGES
-    if left_out > 0:
-        yield f"  ({left_out} earlier exchanges aren't shown)"
-    for number, exchange in enumerate(result.exchanges[-_SHOWN_EXCHANGES:], max(left_out, 0) + 1):
-        yield from exchange_lines(number, exchange, url)
+    left_out = range(1, len(result.exchanges) - _SHOWN_LAST)
+    for index, exchange in enumerate(result.exchanges):
+        if index not in left_out:
+            yield from exchange_lines(index + 1, exchange, url)
+        elif index == left_out[0]:
+            yield f"  … {len(left_out)} exchanges aren't shown"
     yield ""
 
 
@@ -59,8 +69,11 @@ def exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterato
 
 
 def shown_bytes(data: bytes) -> list[str]:
-    """Return bytes as lines for people: what isn't printable ASCII is escaped, and a long text is cut."""
-    text = data[:_SHOWN_BYTES].decode("latin-1").replace("\r\n", "\n")
-    lines = [line.encode("unicode_escape").decode() for line in text.split("\n")]
+    """Return bytes as lines for people: what isn't printable ASCII is escaped, and a long text is cut.
+
+    A line ends at CR LF, or at a lone LF, which is shown.
+    """
+    text = data[:_SHOWN_BYTES].decode("latin-1")
+    lines = [line.encode("unicode_escape").decode() for line in _LINE_END.split(text)]
     more = len(data) - _SHOWN_BYTES
     return [*lines, f"… and {more} more bytes"] if more > 0 else lines

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
 import pytest
+from attrs import evolve
 from hypothesis import given, strategies as st
 
 from asap_core.testing.laws.catalogue import LAWS
@@ -16,6 +17,7 @@ from asap_core.testing.laws.http_messages import HttpRequest
 from asap_core.testing.laws.junit_report import junit_report
 from asap_core.testing.laws.records import from_json, records, to_json
 from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
+from asap_core.testing.laws.text_report import failure_lines, shown_bytes
 from asap_core.testing.laws.verdicts import Breach, Kept, NotTried, Verdict
 
 HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b[2J\r\n]]>\u202e"
@@ -125,3 +127,23 @@ def test_a_line_for_a_long_body_takes_little_memory() -> None:
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 300_000"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_line_ends_other_than_cr_lf_are_shown() -> None:
+    assert shown_bytes(b"a\r\nb\nc\rd\r\n\r\n\n\ne") == ["a", "b\\n", "c\\rd", "", "\\n", "\\n", "e"]
+    assert shown_bytes(b"\na") == ["\\n", "a"]
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(6, [1, 2, 3, 4, 5, 6]), (8, [1, 4, 5, 6, 7, 8])])
+def test_the_first_exchange_and_the_last_ones_are_shown(count: int, numbers: list[int]) -> None:
+    [_, failed, _] = report().results
+    lines = [*failure_lines(evolve(failed, exchanges=failed.exchanges * count), "http://localhost")]
+    assert [int(line.split()[1].strip(":")) for line in lines if line.startswith("  exchange ")] == numbers
+    assert ("  … 2 exchanges aren't shown" in lines) == (count == 8)
+
+
+def test_the_page_leaves_out_exchanges_between_the_first_and_the_last_ones() -> None:
+    results = tuple(evolve(each, exchanges=each.exchanges * 20) for each in report().results[:1])
+    page = html_report([NamedRun("a", records(evolve(report(), results=results)))])
+    assert re.findall(r"<h4>Exchange (\d+)", page) == ["1", *map(str, range(10, 21))]
+    assert "<p>8 exchanges are in the JSON report only.</p>" in page

@@ -2,6 +2,7 @@
 
 import gzip
 import subprocess
+import zlib
 
 import pytest
 
@@ -54,7 +55,21 @@ def test_a_compressed_body_is_compressed_again() -> None:
     gzipped = ("Content-Encoding", "gzip")
     line = post(gzip.compress(b"conform-a5yOjcFM-7"), gzipped)
     assert line.startswith("printf %b conform-$RUN-7 | gzip -c | curl ")
-    assert "gzip -c" not in post(gzip.compress(b"text")[:-3], gzipped)
+    assert post(gzip.compress(b"conform-a5yOjcFM-7"), ("Content-Encoding", "x-GZIP")).startswith(
+        line.partition("curl")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [gzip.compress(b"text")[:-3], gzip.compress(b"a") + gzip.compress(b"b"), zlib.compress(b"text")],
+    ids=["cut", "two members", "deflate"],
+)
+def test_a_line_says_that_it_can_not_be_repeated_later(body: bytes) -> None:
+    line = post(body, ("Content-Encoding", "gzip"))
+    assert "gzip -c" not in line
+    assert line.endswith("# can't be repeated later: id and date are in the compressed bytes")
+    assert "repeated later" not in post(body)
 
 
 def test_a_body_that_is_too_long_is_left_out() -> None:
@@ -62,6 +77,7 @@ def test_a_body_that_is_too_long_is_left_out() -> None:
         "--data-binary @body.bin http://localhost:1/asap  # 32000 bytes, in the JSON report"
     )
     assert telnet_line((bytes(range(32)) * 1_000,), URL) is None
+    assert telnet_line((b"ab" * 30_000,), URL) is None
 
 
 def test_heads_are_as_they_were() -> None:
