@@ -188,7 +188,7 @@ def test_there_are_programs_and_their_calls_are_known() -> None:
         if path.parent.parent.name == "asap_core"
     }
     assert calls["documents"] == {
-        "self._fetch", "self._lead", "self._requests.get", "self.find", "within",
+        "self._fetch", "self._lead", "self._refresh", "self._requests.get", "self.find", "within",
     }  # fmt: skip
     assert {"self._requests.post", "credentials.headers", "self.once"} <= calls["sending"]
 
