@@ -13,6 +13,7 @@ from asap_core import (
     ReadBody,
     Request,
 )
+from asap_core.http.head import read_plain_head
 from asap_core.server.events import Decision
 from tests.builders import call, manifest
 from tests.core.server.exchanges import body, head, outcome, post, serve
@@ -186,3 +187,17 @@ class TestStreams:
         response = post(serve(), call(9), target="/asap/stream")
         value = json.loads(response.body)
         assert (value["id"], value["error"]["code"]) == (9, -32012)
+
+
+def test_a_plain_head_decides_as_the_same_head_does() -> None:
+    data = b"POST /asap?x=1 HTTP/1.1\r\nHost: agent.example\r\nContent-Length: 1\r\n\r\n"
+    plain = read_plain_head(data, max_size=1_000, max_fields=10)
+    assert plain is not None
+    request = plain.request(peer="192.0.2.1")
+    same = Request(method="POST", target="/asap?x=1", headers=request.headers, peer="192.0.2.1")
+    bodies = []
+    for each in (request, same):
+        state: Any = serve().open(each)
+        bodies.append(state.feed(b"{").end().response.body)
+    assert bodies[0] == bodies[1]
+    assert json.loads(bodies[0])["error"]["code"] == -32700
