@@ -22,6 +22,8 @@ T = TypeVar("T")
 _OK: Final = 200
 # Bytes of a body that stand in a test as they are; a longer one is found again by its seed.
 _SHOWN_BYTES: Final = 2_000
+# Of an outcome in the coverage. It's the agent's text; the protocol's longest is shorter.
+_LONGEST_OUTCOME: Final = 60
 
 # Changes after which an envelope is still valid, by name.
 VALID: Final[Mapping[str, Mapping[str, Change]]] = {
@@ -125,6 +127,7 @@ class Coverage:
     def count(self, move: str, answer: Answer, variant: str = "") -> None:
         """Note one answer."""
         outcome = "accepted" if answer.is_success else str(answer.taxonomy or answer.code or f"HTTP {answer.status}")
+        outcome = outcome[:_LONGEST_OUTCOME]
         self.outcomes.setdefault(move, Counter())[outcome] += 1
         if variant:
             self.variants.add(f"{move}: {variant}")

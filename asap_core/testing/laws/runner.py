@@ -31,6 +31,8 @@ T = TypeVar("T")
 # Bounds of one law: more is a mistake in the law, or a law that can't end.
 _MOST_EFFECTS: Final = 2_000
 _MOST_SECONDS: Final = 120.0
+# Of a remark, which may quote what the agent sent. The exchanges have all of it.
+_LONGEST_REMARK: Final = 2_000
 
 
 class Executor(Protocol):
@@ -207,9 +209,9 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
         recorder.run(law.provoke(lab))
         verdict: Verdict = Kept()
     except LawBroken as broken:
-        verdict = Breach(recorder.mask.text(broken.got))
+        verdict = Breach(recorder.mask.text(broken.got)[:_LONGEST_REMARK])
     except LawNotTried as skipped:
-        verdict = NotTried(recorder.mask.text(skipped.why))
+        verdict = NotTried(recorder.mask.text(skipped.why)[:_LONGEST_REMARK])
     return Result(law, verdict, tuple(recorder.exchanges), now() - began)
 
 

@@ -1,4 +1,4 @@
-"""The streams of plain sockets, on real ones: no byte is lost or kept without bounds, whoever stops at any moment."""
+"""The streams of plain sockets, on real ones: no byte is lost, and none is kept without a bound."""
 
 import asyncio
 import collections

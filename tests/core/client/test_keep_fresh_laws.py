@@ -4,7 +4,7 @@
 (b) There's one live fetch for each document. However many programs keep it fresh, they make the requests of one: at
     most one in ten seconds, none long before it's needed, and none before the pause of a failure is over.
 (c) While its server answers, a document is cached at all times: it's fetched before it expires, after a failure, and
-    anew after `forget`, whoever leaves. A failure ends nothing, and is logged.
+    anew after `forget`, also if other callers leave. A failure ends nothing, and is logged.
 (f) Nothing is fetched that the outbound policy refuses.
 (g) The same script gives the same effects.
 """

@@ -103,6 +103,14 @@ class TestTheRunner:
         assert result.exchanges[0].sent.startswith(b"POST /asap HTTP/1.1\r\nHost: localhost\r\n")
         assert result.exchanges[0].received == b"HTTP/1.1 500 X\r\n\r\n{}"
 
+    def test_a_remark_that_quotes_the_agent_is_bounded(self, judged) -> None:
+        def law(lab):
+            """A title."""
+            yield from Pause(1)
+            check(False, "x" * 1_000_000)
+
+        assert 1_000 < len(judged(law).remark) <= 2_000
+
     def test_a_law_without_what_it_needs_is_not_tried(self, judged) -> None:
         def law(lab):
             """A title."""

@@ -148,3 +148,10 @@ def test_the_page_leaves_out_exchanges_between_the_first_and_the_last_ones() -> 
     page = html_report([NamedRun("a", records(evolve(report(), results=results)))])
     assert re.findall(r"<h4>Exchange (\d+)", page) == ["1", *map(str, range(10, 21))]
     assert "<p>8 exchanges are in the JSON report only.</p>" in page
+
+
+def test_the_name_of_a_run_is_text_in_the_page() -> None:
+    found = records(report())
+    harmless = Elements(html_report([NamedRun("a", found), NamedRun("b", found)]))
+    shown = Elements(html_report([NamedRun(HOSTILE, found), NamedRun("b", found)], note=HOSTILE))
+    assert (shown.names, shown.attributes) == (harmless.names, harmless.attributes)
