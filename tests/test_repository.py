@@ -19,7 +19,7 @@ from tests.builders import agent
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {
     "pyproject.toml", "asap_core", "asap_adapters", "tests", "benchmarks", "docs", "README.md",
-    "LICENSE", "CHANGELOG.md",
+    "LICENSE", "CHANGELOG.md", ".ci", ".gitignore",
 }  # fmt: skip
 README = (ROOT / "README.md").read_text("utf-8")
 parsed = functools.cache(lambda path: ast.parse(path.read_text("utf-8")))
@@ -49,7 +49,12 @@ def python_files(*folders: str) -> list[str]:
 
 
 def test_the_top_level_has_the_expected_files() -> None:
-    assert {name.split("/")[0] for name in tracked() if not name.startswith(".")} == TOP_LEVEL
+    assert {name.split("/")[0] for name in tracked()} == TOP_LEVEL
+
+
+def test_no_link_is_committed() -> None:
+    # A link points to a place on one machine; a clone elsewhere finds nothing there.
+    assert [name for name in tracked() if (ROOT / name).is_symlink()] == []
 
 
 def test_no_file_names_a_path_of_a_developers_machine() -> None:
