@@ -48,7 +48,7 @@ def an_invalid_request_inside(lab: Lab) -> Steps[None]:
 @BATCH.law(
     clause="docs/wire.md §4.1; JSON-RPC 2.0 §6",
     expected="one error object, Invalid request (-32600)",
-    needs={Need.BATCH},
+    needs={Need.ADMITTED, Need.BATCH},
 )
 def sizes(lab: Lab) -> Steps[None]:
     """An empty batch, and one of more than 50 requests, is refused by one error object."""

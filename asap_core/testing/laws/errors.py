@@ -232,6 +232,7 @@ def no_traceback(lab: Lab) -> Steps[None]:
     clause="docs/wire.md §4.2; docs/errors.md",
     expected="a JSON object with `detail` or `error`",
     severity=Severity.SHOULD,
+    needs={Need.ADMITTED},
 )
 def refusals_below_json_rpc(lab: Lab) -> Steps[None]:
     """What is refused before JSON-RPC is read has a JSON body too."""

@@ -51,7 +51,7 @@ def one_host(lab: Lab) -> Steps[None]:
 @HTTP.law(
     clause="RFC 9112 §6.3; docs/security.md 20",
     expected="status 400, and the connection is closed",
-    needs={Need.BYTES, Need.DIRECT},
+    needs={Need.ADMITTED, Need.BYTES, Need.DIRECT},
 )
 def one_length(lab: Lab) -> Steps[None]:
     """A request with two lengths, or with a length and a transfer coding, is refused, and what follows isn't read."""

@@ -14,14 +14,20 @@ JSONRPC: Final = LawGroup("jsonrpc", "requests and responses of JSON-RPC 2.0")
 _IDS: Final[tuple[Change, ...]] = (ABSENT, None, {"a": 1}, [1], 1.5, True)
 
 
-@JSONRPC.law(clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Method not found (-32601)")
+@JSONRPC.law(
+    clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Method not found (-32601)",
+    needs={Need.ADMITTED},
+)  # fmt: skip
 def other_methods(lab: Lab) -> Steps[None]:
     """A method other than asap.send is refused."""
     for method in ("asap.sends", "ASAP.SEND", "rpc.discover", ""):
         refused((yield from lab.call(lab.rpc(lab.envelope(), method=method))), f"method {method!r}")
 
 
-@JSONRPC.law(clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Invalid request (-32600)")
+@JSONRPC.law(
+    clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Invalid request (-32600)",
+    needs={Need.ADMITTED},
+)  # fmt: skip
 def other_versions(lab: Lab) -> Steps[None]:
     """A request of another version than 2.0 is refused."""
     for version in ("1.0", "2", 2.0, None):
@@ -56,7 +62,10 @@ def responses(lab: Lab) -> Steps[None]:
 _INVALID: Final = (-32600, "asap:rpc/invalid_request")
 
 
-@JSONRPC.law(clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Invalid request (-32600)")
+@JSONRPC.law(
+    clause="docs/wire.md §4.1; JSON-RPC 2.0 §4", expected="each is refused, by Invalid request (-32600)",
+    needs={Need.ADMITTED},
+)  # fmt: skip
 def bodies_are_objects(lab: Lab) -> Steps[None]:
     """A JSON text that is neither an object nor an array is refused as an invalid request."""
     bodies: tuple[Json, ...] = (1, "text", None, True, 1.5)
@@ -74,7 +83,7 @@ def params_are_an_object(lab: Lab) -> Steps[None]:
 
 @JSONRPC.law(
     clause="docs/wire.md §4.1", expected="it's refused, by Invalid request (-32600)", severity=Severity.SHOULD,
-    strict=True,
+    needs={Need.ADMITTED}, strict=True,
 )  # fmt: skip
 def params_are_required(lab: Lab) -> Steps[None]:
     """A request without params is an invalid request."""

@@ -138,6 +138,7 @@ _CALLERS: Final = AgentUnderTest(
 
 _GUARDED: Final = (_CALLERS, PlantedOptions())
 _UNGUARDED: Final = (evolve(_CALLERS, token=None, other_token=None), PlantedOptions(tokens=()))
+_WITHOUT_TOKEN: Final = (evolve(_CALLERS, token=None, urn=None, other_token=None, other_urn=None), PlantedOptions())
 
 
 def tried(laws: Sequence[Law], *breaks: str) -> list[Result]:
@@ -147,6 +148,12 @@ def tried(laws: Sequence[Law], *breaks: str) -> list[Result]:
     """
     guarded, unguarded = _Trial(breaks, *_GUARDED), _Trial(breaks, *_UNGUARDED)
     return [(unguarded if Need.OPEN in law.needs else guarded).of(law) for law in laws]
+
+
+def tried_without_a_token(laws: Sequence[Law]) -> list[Result]:
+    """Try laws on the correct agent, which requires a token, as if the user had none."""
+    trial = _Trial((), *_WITHOUT_TOKEN)
+    return [trial.of(law) for law in laws]
 
 
 def asked_for(law: Law) -> frozenset[str]:

@@ -4,11 +4,11 @@ import pytest
 
 from asap_core.testing.laws.catalogue import LAWS
 from asap_core.testing.laws.law import Law
-from asap_core.testing.laws.runner import LawResult
+from asap_core.testing.laws.runner import LawResult, RecordedExchange, Result
 from asap_core.testing.planted.found_by import SWITCHES_OF, UNFOUND, WIDER
 from asap_core.testing.planted.matrix import EXPENSIVE, broken_by, candidates, complaints
 from asap_core.testing.planted.switches import SWITCHES
-from asap_core.testing.planted.trial import asked_for, tried
+from asap_core.testing.planted.trial import asked_for, tried, tried_without_a_token
 
 # Laws that take a second, each with a switch that breaks it: the search would try others first.
 KNOWN = {
@@ -22,9 +22,33 @@ def breaks(switch: str, law: Law) -> bool:
     return tried([law], switch)[0].outcome is LawResult.FAILED
 
 
-def test_the_correct_agent_keeps_every_law() -> None:
-    results = tried(LAWS)
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    """All laws on the correct agent."""
+    return tried(LAWS)
+
+
+def test_the_correct_agent_keeps_every_law(results) -> None:
     assert [(each.law.id, each.remark) for each in results if each.outcome is not LawResult.PASSED] == []
+
+
+def posts(result: Result) -> list[RecordedExchange]:
+    """The exchanges of a law that called the endpoint."""
+    return [each for each in result.exchanges if b"POST /asap " in each.sent]
+
+
+def test_without_a_token_no_law_calls_an_agent_that_requires_one() -> None:
+    """Such a law would see only the refusal of its caller, and be kept whatever the agent does with the rest."""
+    calling = {each.law.id for each in tried_without_a_token(LAWS) if posts(each)}
+    assert calling == {"bodies.bodies_of_refused_calls"}  # the refusal of a stranger is one of its examples
+
+
+def test_with_a_token_each_law_that_calls_gets_past_authentication(results) -> None:
+    """But those of callers that must be refused."""
+    calling = [each for each in results if posts(each)]
+    unheard = [each.law for each in calling if all(b" 401 " in one.received[:20] for one in posts(each))]
+    assert len(calling) > len(LAWS) / 2
+    assert [law.id for law in unheard if law.group != "identity"] == ["errors.no_token_is_repeated"]
 
 
 @pytest.mark.planted
