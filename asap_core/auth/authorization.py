@@ -12,8 +12,9 @@ from attrs import field, frozen
 from asap_core.auth.bearer import is_scope
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
 from asap_core.auth.dpop_client import ProofKey
+from asap_core.auth.provider_metadata import metadata_urls
 from asap_core.auth.token_cache import TokenKey
-from asap_core.net.urls import normal
+from asap_core.net.urls import is_web_url, normal
 from asap_core.wire.json_types import Json
 from asap_core.wire.manifest import AuthScheme
 from asap_core.wire.rules import NONEMPTY, Rule, absent_or
@@ -21,6 +22,9 @@ from asap_core.wire.rules import NONEMPTY, Rule, absent_or
 # The schemes by which manifests ask for a token in a header (RFC 6750, RFC 9449), or say how to get one.
 _SCHEMES: Final = ("bearer", "dpop", "oauth2")
 _NONEMPTY: Final = absent_or(NONEMPTY)
+_ENDPOINT: Final = Rule(
+    "a URL such as https://id.example/token, or None", lambda value: value is None or is_web_url(value)
+)
 
 
 def _scope_words(value: object) -> tuple[Any, ...]:
@@ -54,7 +58,7 @@ class ClientCredentials:
         validator=Rule("ClientSecret(…) or a ClientKey", lambda value: isinstance(value, ClientSecret | ClientKey))
     )
     issuer: str | None = field(default=None, validator=_NONEMPTY)
-    token_endpoint: str | None = field(default=None, validator=_NONEMPTY)
+    token_endpoint: str | None = field(default=None, validator=_ENDPOINT)
     scopes: tuple[str, ...] = field(default=(), converter=_scope_words, validator=_check_scopes)
     audience: str | None = field(default=None, validator=_NONEMPTY)
     resource: str | None = field(default=None, validator=_NONEMPTY)
@@ -64,8 +68,11 @@ class ClientCredentials:
     )
 
     def __attrs_post_init__(self) -> None:
-        if self.issuer is None and self.token_endpoint is None:
+        if self.token_endpoint is not None:
+            return
+        if self.issuer is None:
             raise ValueError("expected the issuer of tokens, or the URL of its token endpoint")
+        metadata_urls(self.issuer)  # raises ValueError if it's none
 
     @property
     def asked(self) -> str:

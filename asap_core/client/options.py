@@ -7,6 +7,7 @@ from attrs import field, frozen
 
 from asap_core.arguments import ArgumentRule, is_dict_of, is_instance, is_list_of, is_or_none
 from asap_core.client.document_cache import DocumentCachePolicy
+from asap_core.net.urls import is_web_url
 from asap_core.wire.rules import number
 
 
@@ -32,6 +33,12 @@ def as_text(location: Location) -> str:
     return location if isinstance(location, str) else location.__fspath__()
 
 
+def _is_source(value: object) -> bool:
+    """Return whether a value is a path, or a URL of http or https."""
+    is_path = not isinstance(value, str) or "://" not in value
+    return is_location(value) if is_path else is_web_url(value)
+
+
 _is_text = is_instance(str)
 _FLAG: Final = ArgumentRule("True or False", is_instance(bool))
 _KEYS: Final = ArgumentRule(
@@ -39,10 +46,10 @@ _KEYS: Final = ArgumentRule(
     is_dict_of(lambda value: _is_text(value) or is_list_of(_is_text)(value)),
 )
 _LOCATIONS: Final = ArgumentRule(
-    "a list of URLs and files, such as ['https://agents.example/registry.json']", is_list_of(is_location)
+    "a list of URLs and files, such as ['https://agents.example/registry.json']", is_list_of(_is_source)
 )
 _REVOCATIONS: Final = ArgumentRule(
-    "the URL or file of a revocation list, as text or Path, or None", is_or_none(is_location)
+    "the URL or file of a revocation list, as text or Path, or None", is_or_none(_is_source)
 )
 _DIRECTORY: Final = ArgumentRule("a directory, as text or Path, or None", is_or_none(is_location))
 _CACHE: Final = ArgumentRule("a DocumentCachePolicy", is_instance(DocumentCachePolicy))

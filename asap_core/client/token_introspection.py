@@ -31,6 +31,7 @@ from asap_core.client.requests import Requests
 from asap_core.client.runtime import Place, Runtime
 from asap_core.errors import AsapError, BadReply, Unreachable
 from asap_core.net.outbound import Allowed
+from asap_core.net.urls import is_web_url
 
 _LOGGER: Final = "asap.introspection"
 
@@ -52,7 +53,7 @@ class TokenIntrospection:
     endpoint: the URL to ask; by default the one in the metadata of the policy's issuer.
 
     Raises: ValueError for a policy or client of another type, if both `endpoint` and the policy's issuer are missing,
-        or if the issuer isn't a valid one.
+        or if the issuer or the endpoint isn't a valid one.
     """
 
     proofs: ProofOffer | None = None
@@ -77,6 +78,8 @@ class TokenIntrospection:
         self._client = client
         self._introspector: Introspector[_TokenQuestion] = Introspector(policy, secret=secret)
         if endpoint is not None:
+            if not is_web_url(endpoint):
+                raise ValueError("endpoint: expected a URL such as https://id.example/introspect, or None")
             self._provider: Provider | str = endpoint
         elif policy.issuer is not None:
             self._provider = Provider(runtime, requests, policy.issuer)

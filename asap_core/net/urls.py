@@ -115,6 +115,11 @@ def origin_of(url: str) -> str | None:
     return None if parts is None or parts.scheme not in DEFAULT_PORTS else origin_of_parts(parts)
 
 
+def is_web_url(value: object) -> bool:
+    """Whether a value is an http or https URL."""
+    return isinstance(value, str) and origin_of(value) is not None
+
+
 def domain_of(host: str) -> str:
     """Return a name's last two labels, by which look-ups are shared. They needn't be a registrable domain."""
     return ".".join(host.removesuffix(".").lower().rsplit(".", 2)[-2:])

@@ -99,6 +99,9 @@ class TestTokenRequests:
     def test_scopes_may_be_written_in_one_text(self) -> None:
         assert of(scopes="a b").scopes == ("a", "b")
 
+    def test_an_issuer_that_is_not_asked_need_not_be_a_url(self) -> None:
+        assert of(issuer="accounts.example", token_endpoint=ENDPOINT).assertion_audience == "accounts.example"
+
     @pytest.mark.parametrize(
         "wrong",
         [
@@ -108,6 +111,10 @@ class TestTokenRequests:
             {"audience": 5},
             {"resource": 5},
             {"issuer": ""},
+            {"issuer": "nonsense"},
+            {"issuer": "https://id.example?tenant=a"},
+            {"token_endpoint": "nonsense"},
+            {"token_endpoint": "ftp://id.example/token"},
             {"token_endpoint": ""},
             {"audience": ""},
             {"resource": ""},

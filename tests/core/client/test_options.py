@@ -60,10 +60,14 @@ def test_valid_options_are_kept_unchanged(group: Any, option: str, values: list[
         (TrustPolicy, "require_signed", [None, 0, 1, "no"], "True or False"),
         (TrustPolicy, "allow_changed_agents", [None, 0, 1, "no"], "True or False"),
         (
-            DiscoveryOptions, "registries", [None, "file.json", Path("file.json"), [5], [""], {"file.json": 1}],
+            DiscoveryOptions, "registries",
+            [None, "file.json", Path("file.json"), [5], [""], {"file.json": 1}, ["ftp://r.example/1"]],
             r"a list of URLs and files, such as \['https://agents.example/registry.json'\]",
         ),
-        (DiscoveryOptions, "revocations", ["", 5, True, b"x", ["x"]], "the URL or file of a revocation list"),
+        (
+            DiscoveryOptions, "revocations", ["", 5, True, b"x", ["x"], "htps://r.example"],
+            "the URL or file of a revocation list",
+        ),
         (DiscoveryOptions, "registry_cache", ["", 5, True, b"x", ["x"]], "a directory, as text or Path, or None"),
         (DiscoveryOptions, "cache", [None, 5, {}, DocumentCachePolicy], "a DocumentCachePolicy"),
         (

@@ -192,6 +192,11 @@ class TestRequests:
             given: Any = arguments
             with pytest.raises(ValueError, match=told):
                 TokenIntrospection(driver.runtime, requests, *given, secret=b"s" * 32)
+        policy = IntrospectionPolicy(audience="a", agent=BySubject({"7": ALICE}))
+        for endpoint in ("nonsense", "", "ftp://id.example/introspect", 5):
+            given = endpoint
+            with pytest.raises(ValueError, match="endpoint: expected a URL such as https:"):
+                TokenIntrospection(driver.runtime, requests, policy, SECRET, secret=b"s" * 32, endpoint=given)
 
 
 # What providers, and filters before them, answer a token that's odd to them.
