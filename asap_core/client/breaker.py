@@ -4,6 +4,7 @@
     OPEN ─▶ HALF_OPEN: after `rest` seconds; one request, the probe, may pass
     HALF_OPEN ─▶ CLOSED if the probe succeeds, ─▶ OPEN if it fails
 
+The end of an older request counts in any state: its success closes the breaker, and its failure opens it again.
 Every permit is given back, however its request ended. Otherwise a breaker could stay half open for ever.
 """
 
@@ -81,7 +82,7 @@ class Breaker:
     @property
     def pristine(self) -> bool:
         """Whether it's in the state of a new one, so that it needn't be stored."""
-        return self._failures == 0 and self._opened is None
+        return self._failures == 0 and self._opened is None and not self._probing
 
     def state(self, *, now: Instant) -> BreakerState:
         """Return its state."""
@@ -122,7 +123,8 @@ class Breaker:
                 self._failures, self._opened = 0, None
             case RequestOutcome.FAILED:
                 self._failures += 1
-                if permit.probe or self._failures >= self._threshold:
+                # A failed probe too: `_failures` is still at the threshold, unless an older request closed the breaker.
+                if self._failures >= self._threshold:
                     self._opened = now
             case RequestOutcome.ABANDONED:
                 pass

@@ -59,6 +59,29 @@ class TestBreaker:
         breaker.give_back(probe, RequestOutcome.FAILED, now=60.0)
         assert isinstance(breaker.ask(now=60.0), Permit)
 
+    def closed_while_probing(self, breakers: Any):
+        """Three requests are under way. Two fail, a probe is sent, and then the third succeeds."""
+        permits = [breakers.ask("a", now=0.0) for _ in range(3)]
+        for permit in permits[:2]:
+            breakers.give_back("a", permit, RequestOutcome.FAILED, now=0.0)
+        probe = breakers.ask("a", now=60.0)
+        breakers.give_back("a", permits[2], RequestOutcome.OK, now=60.0)
+        return probe
+
+    def test_a_failed_probe_counts_as_one_failure_if_an_older_request_closed_the_breaker(self) -> None:
+        breakers: Any = Breakers(BreakerPolicy(threshold=2))
+        breakers.give_back("a", self.closed_while_probing(breakers), RequestOutcome.FAILED, now=60.0)
+        assert isinstance(breakers.ask("a", now=60.0), Permit)
+
+    def test_a_host_has_one_probe_at_once_even_if_its_breaker_was_closed_meanwhile(self) -> None:
+        breakers: Any = Breakers(BreakerPolicy(threshold=2))
+        probe = self.closed_while_probing(breakers)
+        for _ in range(2):
+            breakers.give_back("a", breakers.ask("a", now=60.0), RequestOutcome.FAILED, now=60.0)
+        assert breakers.ask("a", now=120.0) == BreakerOpen(1.0)
+        breakers.give_back("a", probe, RequestOutcome.OK, now=120.0)
+        assert len(breakers) == 0
+
 
 THRESHOLD, REST = 2, 60.0
 HOSTS = ("https://a", "https://b")
@@ -97,7 +120,7 @@ class Host:
             self.failures, self.opened = 0, None
         elif outcome is RequestOutcome.FAILED:
             self.failures += 1
-            if permit.probe or self.failures >= THRESHOLD:
+            if self.failures >= THRESHOLD:
                 self.opened = now
 
 
