@@ -31,6 +31,7 @@ _OPTIONS: Final = {
     "other-as": ("URN", "the agent that --asap-other-token stands for"),
     "skill": ("NAME", "the skill that may be run; without it, only one named echo"),
     "input": ("JSON", "the input of that skill"),
+    "failing-skill": ("NAME", "a skill that fails, whatever its input; it may be run"),
 }
 _FLAGS: Final = {
     "direct": "no proxy is shared with others: also send what could hit their requests",
@@ -149,8 +150,8 @@ def _live_agent(config: pytest.Config) -> LiveAgent:
             raise ValueError("--asap-input: expected a JSON object")  # noqa: TRY301, TRY004 - as for other options
         return LiveAgent(
             url=url(given["url"]), token=given["token"], urn=given["as"], other_token=given["other-token"],
-            other_urn=given["other-as"], skill=given["skill"], input=work, direct=given["direct"],
-            owned=given["i-own-this-host"],
+            other_urn=given["other-as"], skill=given["skill"], input=work,
+            failing=given["failing-skill"], direct=given["direct"], owned=given["i-own-this-host"],
         )  # fmt: skip
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None

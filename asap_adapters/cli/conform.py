@@ -37,6 +37,7 @@ class ConformOptions:
     expected: Path | None = option(
         "--expected-failures FILE", Path, "ids of laws that fail, one a line; one that doesn't fail is an error"
     )
+    failing: str | None = option("--failing-skill NAME", str, "a skill that fails, whatever its input; it may be run")
     direct: bool = flag("--direct", "no proxy is shared with others: also send what could hit their requests")
     html: Path | None = option("--html FILE", Path, "write the report as one page of HTML")
     junit: Path | None = option("--junit FILE", Path, "write the report as JUnit XML")
@@ -47,7 +48,7 @@ def _conform(options: ConformOptions) -> int:
     laws = _chosen(options)
     expected = _expected(options.expected)
     began = time.monotonic()
-    executor, lab = options.agent.visit(direct=options.direct)
+    executor, lab = options.agent.visit(direct=options.direct, failing=options.failing)
     if lacks_token(lab):
         complain("this agent authenticates its callers: without --token and --as no law about calls is tried")
     results = _run(laws, lab, executor, quiet=options.json)

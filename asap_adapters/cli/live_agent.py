@@ -63,12 +63,15 @@ class LiveAgentOptions:
     )
     owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
 
-    def visit(self, *, direct: bool = False) -> tuple[SocketExecutor, Lab]:
-        """Fetch its manifest. Raises UserError if there's no agent, or if it's on another machine and not one's own."""
+    def visit(self, *, direct: bool = False, failing: str | None = None) -> tuple[SocketExecutor, Lab]:
+        """Fetch its manifest. `failing`: a skill that fails.
+
+        Raises UserError if there's no agent, or if it's on another machine and not one's own.
+        """
         agent = LiveAgent(
             url=self.url, token=self.token, urn=self.sender, other_token=self.other_token,
-            other_urn=self.other_sender, skill=self.skill, input=self.input, without=frozenset(self.without),
-            direct=direct, owned=self.owned,
+            other_urn=self.other_sender, skill=self.skill, input=self.input, failing=failing,
+            without=frozenset(self.without), direct=direct, owned=self.owned,
         )  # fmt: skip
         try:
             executor, lab = agent.visit()

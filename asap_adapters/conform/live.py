@@ -21,6 +21,7 @@ class LiveAgent:
     """An agent at a URL. The fields are the options of `asap conform` with these names.
 
     urn: the agent that `token` stands for; `other_urn`: of `other_token`.
+    failing: `--failing-skill`.
     owned: it may be on another machine.
     """
 
@@ -31,6 +32,7 @@ class LiveAgent:
     other_urn: str | None = None
     skill: str | None = None
     input: JsonObject | None = None
+    failing: str | None = None
     without: frozenset[Need] = frozenset()
     direct: bool = False
     owned: bool = False
@@ -47,7 +49,8 @@ class LiveAgent:
         executor = SocketExecutor(host, ssl.create_default_context() if secure else None)
         target = AgentUnderTest(
             host=parts.netloc.rpartition("@")[2], root=parts.path.rstrip("/"), token=self.token, urn=self.urn,
-            other_token=self.other_token, other_urn=self.other_urn, skill=self.skill, without=self.without,
+            other_token=self.other_token, other_urn=self.other_urn, skill=self.skill, failing=self.failing,
+            without=self.without,
             offers=executor.offers | ({Need.DIRECT} if self.direct else set()),
         )  # fmt: skip
         target = target if self.input is None else evolve(target, input=self.input)

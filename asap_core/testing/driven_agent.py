@@ -1,7 +1,8 @@
-"""Drives this library's agent through one request, without I/O: its skill `echo` answers with the input."""
+"""Drives this library's agent through one request, without I/O. Its skill `echo` returns its input, `fail` fails."""
 
 from asap_core.auth.principal import TokenTable
 from asap_core.http.messages import Request, Response
+from asap_core.refusals import HANDLER_FAILED, Refusal
 from asap_core.server.agent import Agent
 from asap_core.server.call import Answered, CallState, Dispatch, Hold
 from asap_core.server.exchange import Authenticate, Fork, ReadBody, Respond
@@ -35,7 +36,9 @@ def answer(agent: Agent, tokens: TokenTable, request: Request, body: bytes) -> R
 def _answered(call: CallState) -> Answered:
     if isinstance(call, Hold):
         call = call.expired()
-    if isinstance(call, Dispatch):
+    if isinstance(call, Dispatch) and call.skill == "fail":
+        call = call.failed(Refusal(kind=HANDLER_FAILED))
+    elif isinstance(call, Dispatch):
         result = {"echoed": call.envelope.payload.get("input")}
         call = call.replied(Replied("task.response", {"task_id": "t", "status": "completed", "result": result}))
     if not isinstance(call, Answered):

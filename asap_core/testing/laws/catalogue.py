@@ -9,6 +9,7 @@ from asap_core.testing.laws.connections import CONNECTIONS
 from asap_core.testing.laws.discovery import DISCOVERY
 from asap_core.testing.laws.envelope import ENVELOPE
 from asap_core.testing.laws.errors import ERRORS
+from asap_core.testing.laws.failures import FAILURES
 from asap_core.testing.laws.heads import HEADS
 from asap_core.testing.laws.http import HTTP
 from asap_core.testing.laws.idempotency import IDEMPOTENCY
@@ -24,6 +25,6 @@ from asap_core.testing.laws.versions import VERSIONS
 
 GROUPS: Final[tuple[LawGroup, ...]] = (
     DISCOVERY, HTTP, HEADS, BODIES, CONNECTIONS, JSON_TEXT, JSONRPC, ENVELOPE, REPLIES, IDENTITY, REPLAY, TIME,
-    IDEMPOTENCY, BATCH, LIMITS, COMPRESSION, VERSIONS, ERRORS,
+    IDEMPOTENCY, BATCH, LIMITS, COMPRESSION, VERSIONS, ERRORS, FAILURES,
 )  # fmt: skip
 LAWS: Final[tuple[Law, ...]] = tuple(by_id(law for group in GROUPS for law in group.laws).values())

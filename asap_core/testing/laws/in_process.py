@@ -87,7 +87,7 @@ class CallableExecutor:
 
 @frozen
 class LocalAgent:
-    """This library's agent in this process. Its skill `echo` answers; `TOKENS` are its callers'.
+    """This library's agent in this process. Its skill `echo` answers, `fail` fails; `TOKENS` are its callers'.
 
     policy: without limits of rates, since laws send many requests at one moment.
     """
@@ -100,7 +100,7 @@ class LocalAgent:
         numbers = itertools.count()
         manifest = Manifest(
             id="urn:asap:agent:under-test", name="Under test", version="1.0.0", description="",
-            capabilities=Capabilities(skills=(Skill(id="echo", description=""),)),
+            capabilities=Capabilities(skills=tuple(Skill(id=each, description="") for each in ("echo", "fail"))),
             endpoints=Endpoints(asap="https://agent.example/asap"), auth=AuthScheme(schemes=("bearer",)),
         )  # fmt: skip
         agent = Agent(manifest, policy=self.policy)

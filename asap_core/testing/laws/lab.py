@@ -71,6 +71,7 @@ class Lab:
     recipient: the agent's URN, from its manifest.
     caller, other: who sends. `other` is None if there is no second caller.
     skill, input: the work that laws may have done. `skill` is None if no skill may be run.
+    failing: a skill whose work fails, whatever its input.
     has: what this run can do, and the agent has.
     wall: returns seconds since the Unix epoch.
     ids: returns an id that no run has used.
@@ -85,6 +86,7 @@ class Lab:
     other: Caller | None = None
     skill: str | None
     input: JsonObject = field(factory=dict)
+    failing: str | None = None
     has: frozenset[Need]
     wall: Callable[[], float]
     ids: Callable[[], str]

@@ -26,6 +26,7 @@ class AgentUnderTest:
     root: the path of the base URL, without a slash at its end.
     token, urn: the caller; `other_token`, `other_urn`: a second one.
     skill: the skill that laws may run. Without it only one named echo is run.
+    failing: a skill that fails whatever its input, which laws may run too.
     without: features that the agent doesn't have.
     offers: what the executor can do, and what the user allows (`Need.DIRECT`).
     """
@@ -38,6 +39,7 @@ class AgentUnderTest:
     other_urn: str | None = None
     skill: str | None = None
     input: JsonObject = field(factory=lambda: {"text": "hello"})
+    failing: str | None = None
     without: frozenset[Need] = frozenset()
     offers: frozenset[Need] = frozenset()
 
@@ -53,8 +55,8 @@ def survey(target: AgentUnderTest, *, wall: Callable[[], float], ids: Callable[[
     """Fetch the manifest, and return the lab for this target."""
     blank = Lab(
         host=target.host, path=f"{target.root}/asap", root=target.root, manifest={}, recipient="",
-        caller=Caller(target.urn or ANONYMOUS, target.token), skill=None, input=target.input, has=frozenset(),
-        wall=wall, ids=ids,
+        caller=Caller(target.urn or ANONYMOUS, target.token), skill=None, input=target.input, failing=target.failing,
+        has=frozenset(), wall=wall, ids=ids,
     )  # fmt: skip
     answer = yield from blank.get(MANIFEST_PATH)
     manifest = _manifest_in(answer)
@@ -72,6 +74,7 @@ def survey(target: AgentUnderTest, *, wall: Callable[[], float], ids: Callable[[
     admitted = target.token is not None or not authenticates
     has |= {Need.ADMITTED} if admitted else set()
     has |= {Need.SKILL} if admitted and skill is not None else set()
+    has |= {Need.FAILING} if admitted and target.failing is not None else set()
     has |= {Need.OTHER} if other is not None else set()
     return evolve(blank, manifest=manifest, recipient=agent, skill=skill, other=other, has=has)
 

@@ -12,6 +12,7 @@ class Need(Enum):
     ADMITTED = "a caller that the agent admits: --token with --as, or an agent without authentication"
     AUTH = "an agent that authenticates its callers, and a token: --token with --as"
     OTHER = "a second caller: --other-token with --other-as"
+    FAILING = "a skill that fails (--failing-skill), and a token if the agent authenticates its callers"
     OPEN = "an agent without authentication"
     IDEMPOTENCY = "idempotency keys"
     BATCH = "batches of JSON-RPC"

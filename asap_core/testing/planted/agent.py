@@ -231,6 +231,8 @@ class PlantedAgent:
             answered, fault = self._item(item, place, self._header_key(request), caller)
             if fault is not None and self.broken("batch.first_failure_ends"):
                 return self._answered(answered, fault, request)
+            if fault is not None and fault.kind == "internal" and self.broken("failures.end_the_batch"):
+                return self._refused(fault, request)
             if fault is not None and self.broken("batch.failures_dropped"):
                 continue
             answers.append(answered)
@@ -265,6 +267,8 @@ class PlantedAgent:
         status = 200 if fault is None else fault.status
         if fault is not None and fault.status == 200 and self.broken("errors.status_of_refusals"):
             status = 400
+        if fault is not None and fault.kind == "internal" and self.broken("failures.status"):
+            status = 500
         if fault is not None and self.broken("identity.refused_with_200"):
             status = 200
         fields: Fields = (JSON,)

@@ -390,7 +390,6 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
         "echo_value": "repeats wrong values in its refusal",
         "echo_version": "repeats the version in its refusal",
         "first_problem_only": "names only the first thing that is wrong",
-        "handler_cause": "tells why a skill failed",
         "html": "refuses in HTML",
         "malformed_is_internal": "answers a malformed envelope with an internal error",
         "message_missing": "sends errors without message",
@@ -402,6 +401,18 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
         "tells_the_tokens_agent": "tells whose token it was",
         "traceback": "sends tracebacks",
         "unknown_skill_is_internal": "answers an unknown skill with an internal error",
+    },
+    "failures": {
+        "as_a_reply": "replies to a call whose skill failed as to one that succeeded",
+        "cause": "tells why a skill failed",
+        "code": "answers with -32000 if a skill failed",
+        "end_the_batch": "answers a whole batch with an internal error if a skill failed in it",
+        "key_freed": "forgets a key under which a skill failed",
+        "nonce_freed": "forgets the nonce of a call whose skill failed",
+        "recoverable": "says that a call whose skill failed may succeed later",
+        "status": "answers with status 500 if a skill failed",
+        "type_told": "tells the type of the exception if a skill failed",
+        "use_up_workers": "loses one of eight workers if a skill fails",
     },
 }
 """Groups are those of the laws."""

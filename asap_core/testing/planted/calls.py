@@ -32,6 +32,8 @@ _LONGEST_SLEEP: Final = 2.0
 _A_MOMENT: Final = 0.02
 
 
+# Of an agent that loses one with each failure.
+_WORKERS: Final = 8
 # With these the nonce of a call with a key was claimed before, or isn't at all.
 _CLAIMED_ELSEWHERE: Final = (
     "idempotency.replay_first",
@@ -62,6 +64,8 @@ class Calls:
     """The input of the last call: only a broken agent remembers it."""
     first_asked: dict[Seen, dict[str, Any]] = field(default_factory=dict)
     first_ids: dict[Seen, Any] = field(default_factory=dict)
+    failures: int = 0
+    """How often a skill has failed: only a broken agent counts them."""
     line_feeds: int = 0
     """In the body that is answered: only a broken agent counts them."""
     nonces: Nonces = field(init=False)
@@ -95,6 +99,7 @@ class Calls:
             internal = CallFault("internal", note="Internal server error")
             return error_object(call_id, internal, self.broken), internal
         if isinstance(outcome, CallFault):
+            self._forget_failed(whole, key, caller)
             return error_object(call_id, outcome, self.broken), outcome
         if key is not None and self.broken("idempotency.reply_repeated"):
             whole = self.first_asked.setdefault(self._scope(whole, key, caller), whole)
@@ -318,10 +323,11 @@ class Calls:
     def _run(self, task: dict[str, Any]) -> Any:
         """Do the work of a skill. A skill that fails is an internal error, whose cause stays here."""
         asked = task["input"]
+        if self.failures >= _WORKERS and self.broken("failures.use_up_workers"):
+            raise CallFault("saturated", retry_after=1.0)
         match task["skill_id"]:
-            case "fail":
-                note = f"RuntimeError: {asked}" if self.broken("errors.handler_cause") else "Internal server error"
-                return CallFault("internal", note=note)
+            case "fail" if not self.broken("failures.as_a_reply"):
+                return self._failure(asked)
             case "sleep":
                 seconds = asked.get("seconds")
                 time.sleep(min(seconds, _LONGEST_SLEEP) if isinstance(seconds, int | float) and seconds > 0 else 0)
@@ -333,3 +339,19 @@ class Calls:
             "final_state": None,
             "metrics": None,
         }
+
+    def _failure(self, asked: dict[str, Any]) -> CallFault:
+        self.failures += 1
+        note = "Internal server error"
+        if self.broken("failures.cause"):
+            note = f"it failed at {asked}"
+        if self.broken("failures.type_told"):
+            note = "RuntimeError"
+        return CallFault("internal", note=note)
+
+    def _forget_failed(self, envelope: dict[str, Any], key: str | None, caller: PlantedCaller) -> None:
+        """Forget what a call has used whose skill failed. Only a broken agent does."""
+        if self.broken("failures.nonce_freed"):
+            self.nonces.forget(envelope)
+        if key is not None and self.broken("failures.key_freed"):
+            self.keys.free(self._scope(envelope, key, caller))

@@ -10,9 +10,8 @@ SWITCHES_OF: Final = {"heads": "http", "bodies": "http", "connections": "http"}
 
 UNFOUND: Final[dict[str, str]] = {
     "replay.evicted_at_the_bound": "the bound is 100,000 nonces: no run sends so many",
-    "idempotency.failure_runs_again": "laws run the skill echo, which doesn't fail",
+    "idempotency.failure_runs_again": "a skill that always fails has the same answer if it's run again",
     "discovery.manifest_skills": "an agent may have skills that it doesn't publish",
-    "errors.handler_cause": "laws run the skill echo, which doesn't fail",
 }
 """Switches that break no law, each with the reason."""
 
@@ -96,6 +95,16 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "envelope.recipient_prefix",
         "http.method_not_allowed",
         "http.unknown_path",
+    ),
+    "work that fails has its errors, its key and its place in a batch as other calls have": (
+        "batch.failures_dropped",
+        "batch.first_failure_ends",
+        "errors.recoverable",
+        "errors.traceback",
+        "idempotency.ignored",
+        "idempotency.other_request",
+        "idempotency.refuses_retries",
+        "idempotency.replay_first",
     ),
     "laws of other groups look at the reply": (
         "replies.correlation_is_rpc_id",

@@ -109,6 +109,7 @@ _OTHER_CODES: Final = {
     "envelope.misaddressed_code": ("misaddressed", -32602),
     "idempotency.mismatch_code": ("key", -32602),
     "versions.code": ("version", -32600),
+    "failures.code": ("internal", -32000),
 }
 
 
@@ -124,7 +125,7 @@ def error_object(call_id: object, fault: CallFault, broken: Breaks) -> dict[str,
         "rpc_code": code,
         "message": note,
         "details": dict(fault.details),
-        "recoverable": fault.recoverable is not broken("errors.recoverable"),
+        "recoverable": _is_recoverable(fault, broken),
         "asap_taxonomy_code": taxonomy,
         "error": note,
     }
@@ -144,6 +145,12 @@ def error_object(call_id: object, fault: CallFault, broken: Breaks) -> dict[str,
     if broken("jsonrpc.error_id_lost"):
         answer["id"] = None
     return answer
+
+
+def _is_recoverable(fault: CallFault, broken: Breaks) -> bool:
+    if fault.kind == "internal" and broken("failures.recoverable"):
+        return True
+    return fault.recoverable is not broken("errors.recoverable")
 
 
 def _problem(problem: Misfit, broken: Breaks) -> dict[str, object]:

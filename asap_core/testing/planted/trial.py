@@ -132,6 +132,7 @@ _CALLERS: Final = AgentUnderTest(
     urn="urn:asap:agent:alice",
     other_token="token-of-bob",  # noqa: S106 - of an agent in a test
     other_urn="urn:asap:agent:bob",
+    failing="fail",
     offers=PlantedExecutor.offers,
 )
 

@@ -26,7 +26,7 @@ def surveyed(executor: CallableExecutor, clock: ManualClock, **fields: Any) -> L
     numbers = itertools.count()
     described = AgentUnderTest(
         host="localhost", token="token-of-alice", urn=ALICE, other_token="token-of-bob", other_urn=BOB,
-        offers=executor.offers | {Need.DIRECT},
+        failing="fail", offers=executor.offers | {Need.DIRECT},
     )  # fmt: skip
     steps = survey(evolve(described, **fields), wall=clock.wall, ids=lambda: f"conform-{next(numbers)}")
     lab = Recorder(executor, clock.monotonic).run(steps)
