@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from asap_core.testing.bodies import request_bodies as request_bodies
     from asap_core.testing.driver_trial import ProgramRunner as ProgramRunner
     from asap_core.testing.drivers import check_driver as check_driver
+    from asap_core.testing.key_set_rules import (
+        key_sets as key_sets,
+        nearly_valid_key_sets as nearly_valid_key_sets,
+    )
     from asap_core.testing.machine import (
         ExchangeMachine as ExchangeMachine,
         Reply as Reply,
@@ -36,11 +40,18 @@ if TYPE_CHECKING:
         requests as requests,
         urns as urns,
     )
+    from asap_core.testing.token_rules import (
+        NearlyValidToken as NearlyValidToken,
+        TokenIssuer as TokenIssuer,
+        nearly_valid_tokens as nearly_valid_tokens,
+        tokens as tokens,
+    )
 
 _HOMES: Final = {
     "asap_core.testing.bodies": "request_bodies",
     "asap_core.testing.driver_trial": "ProgramRunner",
     "asap_core.testing.drivers": "check_driver",
+    "asap_core.testing.key_set_rules": "key_sets nearly_valid_key_sets",
     "asap_core.testing.machine": "ExchangeMachine Reply Target local_target",
     "asap_core.testing.nearly_valid": (
         "NearlyValid nearly_valid_announcements nearly_valid_envelopes nearly_valid_manifests "
@@ -50,6 +61,7 @@ _HOMES: Final = {
     "asap_core.testing.strategies": (
         "broken_documents cuts envelope_documents envelopes json_values manifests requests urns"
     ),
+    "asap_core.testing.token_rules": "NearlyValidToken TokenIssuer nearly_valid_tokens tokens",
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names.split())  # noqa: PLE0605 - the table above

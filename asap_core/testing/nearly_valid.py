@@ -42,7 +42,7 @@ class BrokenRule:
     around: Mapping[str, Json] = field(factory=dict)
 
 
-def _without(*kinds: str) -> st.SearchStrategy[Json]:
+def without(*kinds: str) -> st.SearchStrategy[Json]:
     """JSON values of all types but these."""
     values: dict[str, st.SearchStrategy[Json]] = {
         "null": st.none(),
@@ -55,9 +55,9 @@ def _without(*kinds: str) -> st.SearchStrategy[Json]:
     return st.one_of([strategy for kind, strategy in values.items() if kind not in kinds])
 
 
-_MISSING: Final[st.SearchStrategy[Change]] = st.just(ABSENT)
+MISSING: Final[st.SearchStrategy[Change]] = st.just(ABSENT)
 _LONG: Final[st.SearchStrategy[Change]] = st.integers(MAX_ID + 1, 2 * MAX_ID).map("x".__mul__)
-_NOT_A_URN: Final[st.SearchStrategy[Change]] = st.sampled_from(
+NOT_A_URN: Final[st.SearchStrategy[Change]] = st.sampled_from(
     ["", "agent", "urn:asap:agent:", "urn:asap:agent:a:b:c", "urn:asap:agent:A", "urn:asap:agent:a ", "urn:asap:tool:a",
      "URN:asap:agent:a", "urn:asap:agent:a\n", "urn:asap:agent:é"]
 ) | TEXTS.map(lambda text: f"urn:asap:agent:{text}!")  # fmt: skip
@@ -76,61 +76,61 @@ _MANIFEST_URLS: Final = (
 )
 
 ENVELOPE_RULES: Final[Mapping[str, BrokenRule]] = {
-    "an envelope has an id": BrokenRule(("id",), _MISSING),
-    "id is a string": BrokenRule(("id",), _without("string")),
+    "an envelope has an id": BrokenRule(("id",), MISSING),
+    "id is a string": BrokenRule(("id",), without("string")),
     "id isn't empty": BrokenRule(("id",), st.just("")),
     f"id has at most {MAX_ID} characters": BrokenRule(("id",), _LONG),
     "id has no control characters": BrokenRule(("id",), _CONTROLS),
-    "asap_version is a string": BrokenRule(("asap_version",), _without("string")),
-    "an envelope has a timestamp": BrokenRule(("timestamp",), _MISSING),
-    "timestamp is a string or a number": BrokenRule(("timestamp",), _without("string", "number")),
+    "asap_version is a string": BrokenRule(("asap_version",), without("string")),
+    "an envelope has a timestamp": BrokenRule(("timestamp",), MISSING),
+    "timestamp is a string or a number": BrokenRule(("timestamp",), without("string", "number")),
     "timestamp is a date and time": BrokenRule(("timestamp",), _NOT_A_TIME),
-    "an envelope has a sender": BrokenRule(("sender",), _MISSING),
-    "sender is a string": BrokenRule(("sender",), _without("string")),
-    "sender is an agent's URN": BrokenRule(("sender",), _NOT_A_URN),
-    "an envelope has a recipient": BrokenRule(("recipient",), _MISSING),
-    "recipient is a string": BrokenRule(("recipient",), _without("string")),
-    "recipient is an agent's URN": BrokenRule(("recipient",), _NOT_A_URN),
-    "an envelope has a payload_type": BrokenRule(("payload_type",), _MISSING),
-    "payload_type is a string": BrokenRule(("payload_type",), _without("string")),
+    "an envelope has a sender": BrokenRule(("sender",), MISSING),
+    "sender is a string": BrokenRule(("sender",), without("string")),
+    "sender is an agent's URN": BrokenRule(("sender",), NOT_A_URN),
+    "an envelope has a recipient": BrokenRule(("recipient",), MISSING),
+    "recipient is a string": BrokenRule(("recipient",), without("string")),
+    "recipient is an agent's URN": BrokenRule(("recipient",), NOT_A_URN),
+    "an envelope has a payload_type": BrokenRule(("payload_type",), MISSING),
+    "payload_type is a string": BrokenRule(("payload_type",), without("string")),
     "payload_type isn't empty": BrokenRule(("payload_type",), st.just("")),
     f"payload_type has at most {MAX_ID} characters": BrokenRule(("payload_type",), _LONG),
-    "an envelope has a payload": BrokenRule(("payload",), _MISSING),
-    "payload is an object": BrokenRule(("payload",), _without("object")),
-    "correlation_id is a string or null": BrokenRule(("correlation_id",), _without("string", "null")),
+    "an envelope has a payload": BrokenRule(("payload",), MISSING),
+    "payload is an object": BrokenRule(("payload",), without("object")),
+    "correlation_id is a string or null": BrokenRule(("correlation_id",), without("string", "null")),
     "an answer has a correlation_id": BrokenRule(
         ("correlation_id",),
         st.sampled_from([ABSENT, None, ""]),
         around={"payload_type": "task.response", "correlation_id": "of-a-request"},
     ),
-    "trace_id is a string or null": BrokenRule(("trace_id",), _without("string", "null")),
-    "requires_ack is true or false": BrokenRule(("requires_ack",), _without("boolean")),
-    "extensions is an object or null": BrokenRule(("extensions",), _without("object", "null")),
+    "trace_id is a string or null": BrokenRule(("trace_id",), without("string", "null")),
+    "requires_ack is true or false": BrokenRule(("requires_ack",), without("boolean")),
+    "extensions is an object or null": BrokenRule(("extensions",), without("object", "null")),
     "an envelope has no unknown keys": BrokenRule(("x-unknown",), json_values(max_leaves=2)),
 }
 """The rules that `nearly_valid_envelopes` breaks, by name. Source: docs/wire.md §1.1, §1.5."""
 
 MANIFEST_RULES: Final[Mapping[str, BrokenRule]] = {
-    **{f"a manifest has {key}": BrokenRule((key,), _MISSING)
+    **{f"a manifest has {key}": BrokenRule((key,), MISSING)
        for key in ("id", "name", "version", "description", "capabilities", "endpoints")},
-    **{f"{key} is a string": BrokenRule((key,), _without("string"))
+    **{f"{key} is a string": BrokenRule((key,), without("string"))
        for key in ("id", "name", "version", "description")},
-    "id is an agent's URN": BrokenRule(("id",), _NOT_A_URN),
-    "capabilities is an object": BrokenRule(("capabilities",), _without("object")),
-    "skills is an array": BrokenRule(("capabilities", "skills"), _without("array")),
-    "a skill is an object": BrokenRule(("capabilities", "skills"), _without("object").map(lambda item: [item])),
+    "id is an agent's URN": BrokenRule(("id",), NOT_A_URN),
+    "capabilities is an object": BrokenRule(("capabilities",), without("object")),
+    "skills is an array": BrokenRule(("capabilities", "skills"), without("array")),
+    "a skill is an object": BrokenRule(("capabilities", "skills"), without("object").map(lambda item: [item])),
     "a skill has an id": BrokenRule(("capabilities", "skills"), st.just([{"description": ""}])),
     "a skill has a description": BrokenRule(("capabilities", "skills"), st.just([{"id": "echo"}])),
-    "streaming is true or false": BrokenRule(("capabilities", "streaming"), _without("boolean")),
-    "endpoints is an object": BrokenRule(("endpoints",), _without("object")),
-    "endpoints has asap": BrokenRule(("endpoints", "asap"), _MISSING),
-    "endpoints.asap is a string": BrokenRule(("endpoints", "asap"), _without("string")),
-    "supported_versions is an array or null": BrokenRule(("supported_versions",), _without("array", "null")),
+    "streaming is true or false": BrokenRule(("capabilities", "streaming"), without("boolean")),
+    "endpoints is an object": BrokenRule(("endpoints",), without("object")),
+    "endpoints has asap": BrokenRule(("endpoints", "asap"), MISSING),
+    "endpoints.asap is a string": BrokenRule(("endpoints", "asap"), without("string")),
+    "supported_versions is an array or null": BrokenRule(("supported_versions",), without("array", "null")),
     "supported_versions isn't empty": BrokenRule(("supported_versions",), st.just([])),
-    "auth is an object or null": BrokenRule(("auth",), _without("object", "null")),
+    "auth is an object or null": BrokenRule(("auth",), without("object", "null")),
     "auth has schemes": BrokenRule(("auth",), st.just({})),
-    "schemes is an array": BrokenRule(("auth",), st.fixed_dictionaries({"schemes": _without("array")})),
-    "ttl_seconds is a whole number": BrokenRule(("ttl_seconds",), _without("number") | st.just(5.5)),
+    "schemes is an array": BrokenRule(("auth",), st.fixed_dictionaries({"schemes": without("array")})),
+    "ttl_seconds is a whole number": BrokenRule(("ttl_seconds",), without("number") | st.just(5.5)),
     "ttl_seconds is at least 1": BrokenRule(("ttl_seconds",), st.integers(-(2**53), 0)),
     f"ttl_seconds is at most {MAX_TTL}": BrokenRule(("ttl_seconds",), st.integers(MAX_TTL + 1, 2**53)),
 }  # fmt: skip
@@ -139,19 +139,19 @@ MANIFEST_RULES: Final[Mapping[str, BrokenRule]] = {
 
 _ENTRY_KEYS: Final = ("id", "name", "description", "endpoints", "asap_version")
 REGISTRY_ENTRY_RULES: Final[Mapping[str, BrokenRule]] = {
-    **{f"an entry has {key}": BrokenRule((key,), _MISSING) for key in _ENTRY_KEYS},
-    **{f"{key} is a string": BrokenRule((key,), _without("string"))
+    **{f"an entry has {key}": BrokenRule((key,), MISSING) for key in _ENTRY_KEYS},
+    **{f"{key} is a string": BrokenRule((key,), without("string"))
        for key in ("id", "name", "description", "asap_version")},
-    "id is an agent's URN": BrokenRule(("id",), _NOT_A_URN),
-    "endpoints is an object": BrokenRule(("endpoints",), _without("object")),
-    "an endpoint is a string": BrokenRule(("endpoints", "http"), _without("string")),
-    "skills is an array": BrokenRule(("skills",), _without("array")),
-    "a skill is a string": BrokenRule(("skills",), _without("string").map(lambda item: ["echo", item])),
+    "id is an agent's URN": BrokenRule(("id",), NOT_A_URN),
+    "endpoints is an object": BrokenRule(("endpoints",), without("object")),
+    "an endpoint is a string": BrokenRule(("endpoints", "http"), without("string")),
+    "skills is an array": BrokenRule(("skills",), without("array")),
+    "a skill is a string": BrokenRule(("skills",), without("string").map(lambda item: ["echo", item])),
 }  # fmt: skip
 """The rules that `nearly_valid_registry_entries` breaks, by name. Source: docs/wire.md §8."""
 
 ANNOUNCEMENT_RULES: Final[Mapping[str, BrokenRule]] = {
-    "TXT has a manifest_url": BrokenRule(("txt", "manifest_url"), _MISSING),
+    "TXT has a manifest_url": BrokenRule(("txt", "manifest_url"), MISSING),
     "manifest_url is http or https": BrokenRule(
         ("txt", "manifest_url"), st.sampled_from(["", "ftp://agent.local/", "//agent.local/", "agent.local"])
     ),
@@ -165,7 +165,7 @@ ANNOUNCEMENT_RULES: Final[Mapping[str, BrokenRule]] = {
                          "http://agent.local.example/", "http://[2001:db8::8]/"]),
     ),
     "server is the host of the manifest_url": BrokenRule(("server",), st.sampled_from([None, "", "other.local."])),
-    "id is an agent's URN": BrokenRule(("txt", "id"), _NOT_A_URN),
+    "id is an agent's URN": BrokenRule(("txt", "id"), NOT_A_URN),
 }  # fmt: skip
 """The rules that `nearly_valid_announcements` breaks, by name. Source: docs/wire.md §7."""
 

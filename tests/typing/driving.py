@@ -24,24 +24,31 @@ from asap_core import (
     broken_call,
     refuse_head,
 )
+from asap_core.auth import ProofKey
 from asap_core.testing import (
     ExchangeMachine,
     NearlyValid,
+    NearlyValidToken,
     Reply,
     Target,
+    TokenIssuer,
     broken_documents,
     cuts,
     envelope_documents,
     envelopes,
     json_values,
+    key_sets,
     local_target,
     manifests,
     nearly_valid_announcements,
     nearly_valid_envelopes,
+    nearly_valid_key_sets,
     nearly_valid_manifests,
     nearly_valid_registry_entries,
+    nearly_valid_tokens,
     request_bodies,
     requests,
+    tokens,
     urns,
 )
 
@@ -103,6 +110,17 @@ nearly: list[strategies.SearchStrategy[NearlyValid]] = [
     nearly_valid_registry_entries(),
     nearly_valid_announcements(),
 ]
+
+
+def drawn_for(key: ProofKey, forger: ProofKey) -> strategies.SearchStrategy[str | NearlyValidToken]:
+    issuer = TokenIssuer(
+        key=key, forger=forger, issuer="https://id.example", audience="a", agent="urn:asap:agent:a", wall=lambda: 1.75e9
+    )
+    nearly.append(nearly_valid_key_sets(issuer, "use is sig"))
+    sets: strategies.SearchStrategy[dict[str, object]] = key_sets(issuer)
+    return tokens(issuer) | nearly_valid_tokens(issuer, "typ is that of an access token") | sets.map(str)
+
+
 pieces: strategies.SearchStrategy[tuple[bytes, ...]] = cuts(b"data")
 
 

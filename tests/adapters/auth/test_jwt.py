@@ -14,7 +14,7 @@ from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from asap_adapters import HttpOptions
-from asap_adapters.auth import ProviderUnavailable
+from asap_adapters.auth import DpopKey, ProviderUnavailable
 from asap_adapters.auth.jwt import JwtAuthenticator, is_signature
 from asap_adapters.testing import InProcessTransport
 from asap_core import Authenticated, RemoteError
@@ -22,7 +22,9 @@ from asap_core.auth.claims import ByClaim, TokenPolicy
 from asap_core.auth.jwks import read_key_set
 from asap_core.auth.jws import Algorithm, read_jws
 from asap_core.auth.principal import Credential, InsufficientScope
+from asap_core.testing import TokenIssuer, key_sets, nearly_valid_tokens
 from tests.adapters.client.test_cancelling import Interrupted
+from tests.core.testing.measured import examples_of
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +105,23 @@ class TestTokens:
             assert await ask(made, token(MADE[alg], alg=alg)) == ALICE
             assert await ask(made, token(MADE[alg], alg=alg)) == ALICE
         assert provider.asked == ["/.well-known/openid-configuration", "/keys"]
+
+    @pytest.mark.parametrize("alg", ["ES256", "Ed25519"])
+    async def test_tokens_that_break_one_rule_are_refused(self, alg) -> None:
+        issuer = TokenIssuer(
+            key=DpopKey.generate(alg),
+            forger=DpopKey.generate(alg),
+            issuer=ISSUER,
+            audience=AUDIENCE,
+            agent=ALICE,
+            wall=time.time,
+        )
+        provider = Provider()
+        provider.answers["/keys"] = lambda: httpx.Response(200, json=examples_of(key_sets(issuer))[-1])
+        async with tokens(provider) as made:
+            for drawn in examples_of(nearly_valid_tokens(issuer), 150):
+                assert await ask(made, drawn.mended) == ALICE
+                assert await ask(made, drawn.token) is None, drawn.rule
 
     async def test_the_algorithm_name_ed25519_is_accepted(self) -> None:
         async with tokens(Provider()) as made:

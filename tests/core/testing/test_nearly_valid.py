@@ -20,6 +20,7 @@ from asap_core.wire.codec import decode_envelope, decode_manifest
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.manifest import Manifest
 from asap_core.wire.registry import decode_registry_entry
+from tests.core.testing.measured import assert_even, examples_of
 
 
 @pytest.mark.parametrize("rule", ENVELOPE_RULES)
@@ -85,3 +86,16 @@ def test_every_required_field_of_a_manifest_is_left_out_by_a_rule() -> None:
 def test_a_rule_that_is_unknown_is_refused() -> None:
     with pytest.raises(KeyError):
         nearly_valid_envelopes("no such rule")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rules"),
+    [
+        (nearly_valid_envelopes, ENVELOPE_RULES),
+        (nearly_valid_manifests, MANIFEST_RULES),
+        (nearly_valid_registry_entries, REGISTRY_ENTRY_RULES),
+        (nearly_valid_announcements, ANNOUNCEMENT_RULES),
+    ],
+)
+def test_the_rules_are_drawn_evenly(strategy, rules) -> None:
+    assert_even((each.rule for each in examples_of(strategy())), rules)
