@@ -14,6 +14,7 @@ from asap_core.testing.token_rules import TokenIssuer
 from asap_core.wire.json_types import Json, JsonObject
 
 Jwk = Mapping[str, str]
+_BreakSet = Callable[[TokenIssuer, JsonObject], st.SearchStrategy[JsonObject]]
 
 
 @frozen
@@ -197,8 +198,6 @@ def _listed(mended: JsonObject) -> list[Json]:
     listed = mended["keys"]
     return listed if isinstance(listed, list) else []
 
-
-_BreakSet = Callable[[TokenIssuer, JsonObject], st.SearchStrategy[JsonObject]]
 
 KEY_SET_RULES: Final[Mapping[str, _BreakSet]] = {
     "a key set has keys": lambda _, mended: st.just({"key": mended["keys"]}),
