@@ -7,11 +7,11 @@ from typing import Final, ParamSpec, TypeVar, assert_never
 
 import anyio
 import anyio.lowlevel
-import httpx
 
 from asap_adapters.file_effects import PIECE, OpenedFile, open_to_read, remove, unavailable, write
 from asap_adapters.files import FileThreads
-from asap_adapters.net.fetching import fetch
+from asap_adapters.net.fetching import Transport, fetch
+from asap_adapters.net.http_options import HttpOptions, open_transport
 from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import (
@@ -49,7 +49,7 @@ _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING}
 class ProgramDriver:
     """Runs programs over one transport. Opened and closed by the client or authenticator that owns it.
 
-    connect: makes the transport.
+    http: how requests are made.
     owner: how its owner is written, for an error message.
     browse: watches the local network, for programs that ask for it.
     clock: for simulations.
@@ -57,17 +57,17 @@ class ProgramDriver:
 
     def __init__(
         self,
-        connect: Callable[[], httpx.AsyncBaseTransport],
+        http: HttpOptions,
         *,
         owner: str,
         browse: Browse | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.runtime = Runtime(LoopClock() if clock is None else clock, new_id, new_token, random_fraction)
-        self._connect = connect
+        self._http = http
         self.browse = browse
         self._owner = owner
-        self._transport: httpx.AsyncBaseTransport | None = None
+        self._transport: Transport | None = None
         self._parked: dict[Ticket, anyio.Event] = {}
         self._files = FileThreads()
         # Threads of their own, since the disk of one may hang.
@@ -79,10 +79,10 @@ class ProgramDriver:
         return self._transport is not None
 
     def open(self) -> None:
-        """Prepare for requests. Raises RuntimeError if it's open already."""
+        """Prepare for requests. Raises RuntimeError if it's open already; OSError as `open_transport`."""
         if self._transport is not None:
             raise RuntimeError("this client is open already")
-        self._transport = self._connect()
+        self._transport = open_transport(self._http)
 
     async def aclose(self) -> None:
         """Close all connections. Any task may call it; a second call does nothing."""
@@ -140,7 +140,7 @@ class ProgramDriver:
             remove(path)
         log(self.runtime.take_remarks())
 
-    def opened(self) -> httpx.AsyncBaseTransport:
+    def opened(self) -> Transport:
         """Return the transport. Raises RuntimeError if it isn't open."""
         if self._transport is None:
             raise RuntimeError(f"this client isn't open; write: async with {self._owner} as client: …")

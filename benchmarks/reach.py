@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from asap_adapters.driver import ProgramDriver
-from asap_adapters.net.outbound_transport import OutboundTransport
+from asap_adapters.net.http_options import HttpOptions
 from asap_core.client.requests import Requests
 from asap_core.net.outbound import OutboundPolicy
 
@@ -57,7 +57,7 @@ async def microseconds(request: Request, url: str, times: int) -> float:
 
 async def measure(base: str) -> None:
     policy = OutboundPolicy(allow_http=["agent.lan"], allow_networks=["127.0.0.0/8"])
-    driver = ProgramDriver(lambda: OutboundTransport(resolver=Here()), owner="the benchmark")
+    driver = ProgramDriver(HttpOptions(resolver=Here()), owner="the benchmark")
     requests = Requests(driver.runtime, policy=policy)
     driver.open()
     client = httpx.AsyncClient(trust_env=False)

@@ -1,9 +1,7 @@
 """Clients for tests that take any of `AgentClient`'s options, flat: `make_client(timeout=1, allow_http=["a.lan"])`."""
 
-from collections.abc import Callable
 from typing import Any, Final
 
-import httpx
 from attrs import fields
 
 from asap_adapters import AgentClient, DiscoveryOptions, HttpOptions, TrustPolicy
@@ -37,8 +35,8 @@ def make_client(sender: str = "urn:asap:agent:me", **options: Any) -> AgentClien
 class Wired:
     """`Requests` over a driver, with its programs as methods to await: for tests of what requests connect to."""
 
-    def __init__(self, connect: Callable[[], httpx.AsyncBaseTransport], **options: Any) -> None:
-        self.driver = ProgramDriver(connect, owner="Wired(…)")
+    def __init__(self, http: HttpOptions, **options: Any) -> None:
+        self.driver = ProgramDriver(http, owner="Wired(…)")
         self.requests = Requests(self.driver.runtime, codings=CODINGS, **{"policy": OutboundPolicy(), **options})
         self.judge = self.requests.judge
         self.name_origin = self.requests.name_origin

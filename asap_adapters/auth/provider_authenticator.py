@@ -30,7 +30,7 @@ class ProviderAuthenticator:
         outbound, http = outbound or OutboundPolicy(), http or HttpOptions()
         expect_kind("outbound", outbound, OutboundPolicy, "OutboundPolicy(allow_networks=['10.0.0.0/8'])")
         expect_kind("http", http, HttpOptions, "HttpOptions(timeout=10.0)")
-        self._driver = ProgramDriver(http.connect, owner=f"{type(self).__name__}(…)")
+        self._driver = ProgramDriver(http, owner=f"{type(self).__name__}(…)")
         self._requests = Requests(
             self._driver.runtime, policy=outbound, codings=CODINGS, timeout=http.timeout, compress=http.compress
         )

@@ -45,7 +45,7 @@ class BlockingClient(BoundClient[BlockingHttpOptions, BlockingDriver]):
     _http = BlockingHttpOptions
 
     def _make_driver(self, http: BlockingHttpOptions | None, clock: Clock | None) -> BlockingDriver:
-        return BlockingDriver((http or BlockingHttpOptions()).connect, owner="BlockingClient(sender=…)", clock=clock)
+        return BlockingDriver(http or BlockingHttpOptions(), owner="BlockingClient(sender=…)", clock=clock)
 
     def __enter__(self) -> Self:
         """Open it."""

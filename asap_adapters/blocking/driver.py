@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from threading import Lock
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
 
-import httpx
 from attrs import field, frozen
 
+from asap_adapters.blocking.http_options import BlockingHttpOptions, open_blocking_transport
 from asap_adapters.blocking.interrupts import Closing, Flag, held, interruptible
-from asap_adapters.blocking.transport import fetch
+from asap_adapters.blocking.transport import AnyBlockingTransport, fetch
 from asap_adapters.driver import log
 from asap_adapters.file_effects import read, remove, write
 from asap_adapters.system import SystemClock, new_id, new_token, random_fraction
@@ -56,14 +56,14 @@ T = TypeVar("T")
 class BlockingDriver:
     """Runs programs over one transport. Opened and closed by the client that owns it.
 
-    connect: makes the transport.
+    http: how requests are made.
     owner: how its owner is written, for an error message.
     clock: for simulations.
     """
 
-    def __init__(self, connect: Callable[[], httpx.BaseTransport], *, owner: str, clock: Clock | None = None) -> None:
+    def __init__(self, http: BlockingHttpOptions, *, owner: str, clock: Clock | None = None) -> None:
         self.runtime = Runtime(SystemClock() if clock is None else clock, new_id, new_token, random_fraction)
-        self._connect = connect
+        self._http = http
         self._owner = owner
         self._session: _Session | None = None
         self._lock = Lock()
@@ -79,7 +79,7 @@ class BlockingDriver:
         with held(), self._lock:
             if self._session is not None:
                 raise RuntimeError("this client is open already")
-            self._session = _Session(self._connect(), os.getpid())
+            self._session = _Session(open_blocking_transport(self._http), os.getpid())
 
     def close(self) -> None:
         """Close all connections. Runs of other threads raise RuntimeError. A second call does nothing."""
@@ -186,7 +186,7 @@ class BlockingDriver:
 class _Session:
     """What is between `open` and `close`. `process`: the one that opened it."""
 
-    transport: httpx.BaseTransport
+    transport: AnyBlockingTransport
     process: int
     closing: Closing = field(factory=Closing)
 

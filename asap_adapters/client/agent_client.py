@@ -51,8 +51,7 @@ class AgentClient(BoundClient[HttpOptions, ProgramDriver]):
     _http = HttpOptions
 
     def _make_driver(self, http: HttpOptions | None, clock: Clock | None) -> ProgramDriver:
-        connect = (http or HttpOptions()).connect
-        return ProgramDriver(connect, owner="AgentClient(sender=…)", browse=_browse, clock=clock)
+        return ProgramDriver(http or HttpOptions(), owner="AgentClient(sender=…)", browse=_browse, clock=clock)
 
     async def __aenter__(self) -> Self:
         """Open it."""

@@ -1,19 +1,18 @@
-"""Carries out a `Fetch` over an httpx transport: one request, and its whole response into the effect's reader."""
+"""Carries out a `Fetch`: one request, and its whole response into the effect's reader."""
 
 import math
-import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import httpx
+from attrs import frozen
 
-from asap_adapters.net.httpcore_requests import PROGRESS, ROUTE
+from asap_adapters.net.http_requests import FAILURES, failed, httpx_request
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import Progress
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
-from asap_core.errors import Advice, NotAllowed
 
 # Chunks after which other tasks get a turn: tiny ones, of which h11 has thousands at once, take some 20 µs each.
 _TURN: Final = 64
@@ -21,62 +20,55 @@ _TURN: Final = 64
 _END_SECONDS: Final = 1.0
 
 
-async def fetch(transport: httpx.AsyncBaseTransport, asked: Fetch) -> Received | Unanswered | Expired | Barred:
+class Transport(Protocol):
+    """What makes requests."""
+
+    async def exchange(self, asked: Fetch, progress: Progress) -> None:
+        """Make one request, and read its response. Nothing of it is open afterwards. Raises one of `FAILURES`."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+
+
+async def fetch(transport: Transport, asked: Fetch) -> Received | Unanswered | Expired | Barred:
     """Make the request that `asked` describes. Nothing of it is open afterwards."""
-    progress = Progress(patience=anyio.current_time() + asked.patience)
-    request = httpx_request(asked, progress)
-    if isinstance(request, Barred):
-        return request
-    outcome: Received | Unanswered | Expired | Barred | None = None
+    progress = Progress(patience=anyio.current_time() + asked.patience, route=asked.route)
     with anyio.move_on_after(asked.seconds):
-        outcome = await _exchange(transport, request, asked.reader, progress)
-    return Expired(progress.stage) if outcome is None else outcome
-
-
-async def _exchange(
-    transport: httpx.AsyncBaseTransport, request: httpx.Request, reader: BodyReader, progress: Progress
-) -> Received | Unanswered | Expired | Barred:
-    try:
-        # Not by httpx's client, which stores cookies, and logs URLs with their secrets.
-        response = await transport.handle_async_request(request)
-        progress.stage = Stage.ANSWERED
         try:
-            await _read(response, reader)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
-    except (NotAllowed, TimeoutError, httpx.HTTPError) as error:
-        return failed(error, progress.stage)
-    return Received(progress.address)
+            await transport.exchange(asked, progress)
+        except FAILURES as error:
+            return failed(error, progress.stage)
+        return Received(progress.address)
+    return Expired(progress.stage)
 
 
-def httpx_request(asked: Fetch, progress: Progress) -> httpx.Request | Barred:
-    """Return the request for a transport, with its route and its progress. Barred if its host isn't one."""
-    try:
-        request = httpx.Request(
-            asked.method,
-            asked.url,
-            headers=list(asked.headers),
-            content=asked.body,
-            extensions={
-                "timeout": dict.fromkeys(("connect", "read", "write", "pool"), asked.seconds),
-                PROGRESS: progress,
-                ROUTE: asked.route,
-            },
-        )
-    except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
-        request = None
-    # If httpx parses another host from the URL than the policy did, the request would go to an unchecked host.
-    if request is None or request.url.raw_host.decode("ascii").lower() != asked.route.host.lower():
-        return Barred("its host is not a valid host name", Advice("expected a URL such as https://agent.example"))
-    return request
+@frozen
+class HttpxTransport:
+    """A transport of httpx, such as a mock. Not used by httpx's client, which stores cookies, and logs URLs."""
+
+    transport: httpx.AsyncBaseTransport
+
+    async def exchange(self, asked: Fetch, progress: Progress) -> None:
+        """See `Transport`."""
+        response = await self.transport.handle_async_request(httpx_request(asked))
+        progress.stage = Stage.ANSWERED
+        # From a transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
+        whole = response.is_stream_consumed
+        chunks = _in_one_piece(response.content) if whole else response.aiter_raw()
+        asked.reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
+        await read_body(asked.reader, chunks, response.aclose)
+
+    async def aclose(self) -> None:
+        """See `Transport`."""
+        await self.transport.aclose()
 
 
-async def _read(response: httpx.Response, reader: BodyReader) -> None:
-    # From a transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
-    whole = response.is_stream_consumed
-    reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
-    chunks = _in_one_piece(response.content) if whole else response.aiter_raw()
+async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+async def read_body(reader: BodyReader, chunks: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:
+    """Read a body as far as it's wanted, and close it. Raises TimeoutError if the rest isn't worth waiting for."""
     count = 0
     try:
         with anyio.fail_after(reader.patience):
@@ -85,14 +77,15 @@ async def _read(response: httpx.Response, reader: BodyReader) -> None:
                 count += 1
                 await _work(reader, turn=count % _TURN == 0)
                 if not reader.wants:
-                    break
-            else:
-                reader.end()
-                return
-    except BaseException:
-        await _close(response, chunks)
-        raise
-    await _close(response, chunks)
+                    return
+            reader.end()
+    finally:
+        # Otherwise the unfinished generators of httpx and httpcore warn at garbage collection. After the close, `anext`
+        # ends them.
+        with anyio.move_on_after(_END_SECONDS, shield=True):
+            await close()
+            with suppress(Exception):
+                await anext(chunks)
 
 
 async def _work(reader: BodyReader, *, turn: bool) -> None:
@@ -107,63 +100,3 @@ async def _work(reader: BodyReader, *, turn: bool) -> None:
             await anyio.lowlevel.checkpoint()
         if anyio.current_effective_deadline() == -math.inf:
             return
-
-
-async def _close(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
-    """Close an unfinished body, and the generators of httpx and httpcore behind it.
-
-    Otherwise unfinished generators warn at garbage collection. After the close, `anext` ends them.
-    """
-    with anyio.move_on_after(_END_SECONDS, shield=True):
-        await response.aclose()
-        with suppress(Exception):
-            await anext(chunks)
-
-
-async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
-    yield content
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-# The messages of h11 and httpx repeat what the peer sent, are empty, or lack the address.
-
-
-def failed(error: NotAllowed | TimeoutError | httpx.HTTPError, stage: Stage) -> Unanswered | Expired | Barred:
-    """Return the outcome of a request that failed at this stage."""
-    if isinstance(error, NotAllowed):
-        return Barred(error.reason, error.remedy)
-    if isinstance(error, httpx.PoolTimeout):
-        stage = Stage.QUEUED
-    elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and stage is not Stage.QUEUED:
-        stage = Stage.CONNECTING
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return Expired(stage)
-    return Unanswered(stage, _words_of(error), silent=stage is Stage.SENT and _said_nothing(error))
-
-
-def _said_nothing(error: Exception) -> bool:
-    """Whether the peer closed the connection without answering. httpcore has no exception of its own for that."""
-    return isinstance(error, httpx.ReadError) or str(error).startswith("Server disconnected without")
-
-
-def _words_of(error: Exception) -> str:
-    untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
-    if untrusted is not None:
-        # On trio it's two causes down, under errors without a message.
-        return f"its certificate isn't trusted: {untrusted.verify_message}"
-    if isinstance(error, httpx.ConnectError):
-        words = " ".join(str(error).split())  # from `dialling`
-        return f"can't connect: {words}" if words else "can't connect"
-    kinds = {
-        httpx.ProxyError: "the proxy doesn't connect to it",
-        httpx.RemoteProtocolError: "what came back isn't an HTTP answer, or ended early",
-        httpx.ReadError: "the connection broke",
-        httpx.WriteError: "the connection broke",
-    }
-    return next((text for known, text in kinds.items() if isinstance(error, known)), "the request failed")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

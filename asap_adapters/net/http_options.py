@@ -6,6 +6,7 @@ from typing import Final
 import httpx
 from attrs import field, frozen
 
+from asap_adapters.net.fetching import HttpxTransport, Transport
 from asap_adapters.net.outbound_transport import OutboundTransport
 from asap_adapters.net.resolving import Resolver
 from asap_core.arguments import ArgumentRule, has_methods, is_instance, is_or_none
@@ -41,6 +42,9 @@ class HttpOptions(ConnectionOptions):
     resolver: Resolver | None = field(default=None, validator=_RESOLVER)
     """Looks up names instead of the operating system."""
 
-    def connect(self) -> httpx.AsyncBaseTransport:
-        """Return the transport. Raises OSError if certificates are unreadable."""
-        return self.transport or OutboundTransport(resolver=self.resolver, verify=self.verify, trust_env=self.trust_env)
+
+def open_transport(http: HttpOptions) -> Transport:
+    """Return the transport for these options. Raises OSError if certificates of the environment are unreadable."""
+    if http.transport is not None:
+        return HttpxTransport(http.transport)
+    return OutboundTransport(resolver=http.resolver, verify=http.verify, trust_env=http.trust_env)

@@ -16,20 +16,15 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
-from attrs import define, field, frozen
+from attrs import define, field
 
 from asap_adapters.net.dialling import words_of
-from asap_core.client.connections import IDLE_SECONDS, ConnectionKey, Progress
-from asap_core.client.programs import Barred, Route, Stage, Unanswered
+from asap_core.client.connections import IDLE_SECONDS, ConnectionKey
+from asap_core.client.programs import Barred, Route, Unanswered
 from asap_core.errors import Advice, NotAllowed, Remedy
 from asap_core.net.outbound import Dial
 from asap_core.net.proxy_exemptions import is_exempt
 from asap_core.net.urls import DEFAULT_PORTS, is_loopback
-
-ROUTE: Final = "asap_route"
-"""The request extension with its `Route`."""
-PROGRESS: Final = "asap_progress"
-"""The request extension that holds a `Progress`, in which the transport notes how far the request has got."""
 
 # --- the environment --------------------------------------------------------------------------------------------------
 
@@ -65,7 +60,7 @@ class Proxies:
         name = next((name for name in (scheme, "all") if name in self._urls), "")
         return "" if not name or is_loopback(host) or _needs_none(host, port) else name
 
-    def proxy(self, name: str, context: ssl.SSLContext) -> httpcore.Proxy | None:
+    def proxy(self, name: str, context: Callable[[], ssl.SSLContext]) -> httpcore.Proxy | None:
         """Return the proxy of this name. Raises `BadProxy`, which doesn't repeat the URL: it may contain a password."""
         if not name:
             return None
@@ -74,7 +69,7 @@ class Proxies:
         return self._made[name]
 
 
-def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
+def _read(name: str, text: str, context: Callable[[], ssl.SSLContext]) -> httpcore.Proxy:
     try:
         url = httpx.URL(text if "://" in text else f"http://{text}")
         host, port, user = url.raw_host, url.port, url.userinfo
@@ -92,7 +87,7 @@ def _read(name: str, text: str, context: ssl.SSLContext) -> httpcore.Proxy:
     return httpcore.Proxy(
         httpcore.URL(scheme=url.raw_scheme, host=host, port=port or _PORTS[url.scheme], target=b"/"),
         auth=(unquote(login).encode(), unquote(password).encode()) if user else None,
-        ssl_context=context if url.scheme == "https" else None,
+        ssl_context=context() if url.scheme == "https" else None,
     )
 
 
@@ -115,46 +110,55 @@ def certificates(verify: ssl.SSLContext | bool, *, trust_env: bool) -> ssl.SSLCo
         raise OSError(error.errno or errno.EINVAL, reason) from None
 
 
-# --- connections and requests -----------------------------------------------------------------------------------------
+# --- connections ------------------------------------------------------------------------------------------------------
 
 C_co = TypeVar("C_co", covariant=True)
+
+# For connections without TLS.
+_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class _Makes(Protocol[C_co]):
     def create_connection(self, origin: httpcore.Origin) -> C_co: ...
 
 
-@frozen
 class Ways:
-    """How servers are reached: with which TLS context, and through which proxies."""
+    """How servers are reached: with which TLS context, and through which proxies.
 
-    context: ssl.SSLContext
-    proxies: Proxies
+    With `trust_env`, it reads the environment's certificates and proxies at once. Raises OSError if the certificates
+    are unreadable. The system's are read for the first connection with TLS: it takes 33 ms.
+    """
 
-    @classmethod
-    def of(cls, verify: ssl.SSLContext | bool, *, trust_env: bool) -> Self:  # noqa: FBT001 - httpx's own
-        """Read certificates and, with `trust_env`, proxies. Raises OSError if certificates are unreadable."""
-        context = certificates(verify, trust_env=trust_env)
-        return cls(context, Proxies.of_environment() if trust_env else Proxies())
+    def __init__(self, verify: ssl.SSLContext | bool, *, trust_env: bool) -> None:  # noqa: FBT001 - httpx's own
+        self._verify = verify
+        self._context = certificates(verify, trust_env=True) if trust_env else None
+        self._proxies = Proxies.of_environment() if trust_env else Proxies()
 
-    def key(self, route: Route, origin: httpcore.Origin) -> ConnectionKey:
+    def key(self, route: Route) -> ConnectionKey:
         """Return which connections a request may use. Raises `NotAllowed` if its proxy can't be used."""
         try:
-            proxy = "" if route.announced else self.proxies.name_for(route.scheme, route.host, route.port)
-            self.proxies.proxy(proxy, self.context)
+            proxy = "" if route.announced else self._proxies.name_for(route.scheme, route.host, route.port)
+            self._proxies.proxy(proxy, self._tls)
         except BadProxy as bad:
             raise NotAllowed(route.host, bad.reason, bad.remedy) from None
-        return ConnectionKey((origin.scheme, origin.host, origin.port), proxy, route.announced)
+        origin = route.scheme.encode("ascii"), route.host.encode("ascii"), route.port
+        return ConnectionKey(origin, proxy, route.announced)
 
     def connection(self, pool: Callable[..., _Makes[C_co]], key: ConnectionKey, backend: Any) -> C_co:
         """Return a connection that isn't open yet. `pool`: httpcore's, which is used only as a factory."""
         makes = pool(
-            ssl_context=self.context,
-            proxy=self.proxies.proxy(key.proxy, self.context),
+            # httpcore reads certificates itself if it's given no context.
+            ssl_context=_NO_TLS if key.origin[0] == b"http" else self._tls(),
+            proxy=self._proxies.proxy(key.proxy, self._tls),
             keepalive_expiry=IDLE_SECONDS,
             network_backend=backend,
         )
         return makes.create_connection(httpcore.Origin(*key.origin))
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = certificates(self._verify, trust_env=False)
+        return self._context
 
 
 def chosen(route: Route, answers: Sequence[str]) -> Sequence[str]:
@@ -183,62 +187,3 @@ def resolving() -> Iterator[None]:
         raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
     except UnicodeError:  # some resolvers can't encode some names
         raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
-
-
-def httpcore_request(request: httpx.Request, content: bytes, progress: Progress) -> httpcore.Request:
-    """Return the same request for httpcore, which notes in `progress` that it's sent."""
-    # Only if it's needed: httpcore would give the name to a proxy that speaks TLS too.
-    route = progress.route
-    named = {} if route.server_name == route.host else {"sni_hostname": route.server_name}
-    url = httpcore.URL(
-        scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.url.port, target=request.url.raw_path
-    )
-    body = _Content(content, progress)
-    return httpcore.Request(
-        request.method, url, headers=request.headers.raw, content=body, extensions={**request.extensions, **named}
-    )
-
-
-@define(eq=False)
-class _Content:
-    """A request's body in one piece. Not a generator, which a cancellation would leave to the garbage collector.
-
-    httpcore asks for it after writing the head: from then on the server may act on the request.
-    """
-
-    rest: bytes
-    progress: Progress
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        self.progress.stage = Stage.SENT
-        part, self.rest = self.rest, b""
-        if not part:
-            raise StopIteration
-        return part
-
-    async def __anext__(self) -> bytes:
-        for part in self:
-            return part
-        raise StopAsyncIteration
-
-
-@contextmanager
-def as_httpx_errors() -> Iterator[None]:
-    """Raise httpx's errors instead of httpcore's."""
-    try:
-        yield
-    except (
-        httpcore.NetworkError,
-        httpcore.TimeoutException,
-        httpcore.ProtocolError,
-        httpcore.ProxyError,
-        httpcore.UnsupportedProtocol,
-    ) as e:
-        # The errors have the same names in both libraries.
-        raise getattr(httpx, type(e).__name__)(str(e)) from e

@@ -1,9 +1,9 @@
 """Makes requests over connections of its own, which lead only where a `Route` allows: names are resolved once.
 
-A network backend for httpcore, in which the addresses checked are those connected to, and an httpx transport over it.
-TLS and the `Host` header use the URL's host. The pool stays consistent after any cancellation
-(`asap_core.client.connections` has its rules), and no single origin can use it up: places are taken before the request,
-without an await, and given back on every way out.
+A network backend for httpcore, in which the addresses checked are those connected to, and a transport over it. TLS and
+the `Host` header use the URL's host. The pool stays consistent after any cancellation (`asap_core.client.connections`
+has its rules), and no single origin can use it up: places are taken before the request, without an await, and given
+back on every way out.
 
 httpcore's own pool isn't used: it keeps a connection for ever if it was cancelled between assignment and use, or while
 its response was being closed, and one origin may take all connections. The only time limit is that of the whole
@@ -11,7 +11,7 @@ request, which `fetch` sets.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import anyio
@@ -20,19 +20,14 @@ import httpx
 from attrs import frozen
 
 from asap_adapters.net.dialling import Dialler, close_all, connect_first, dial as dial_address
-from asap_adapters.net.httpcore_requests import (
-    PROGRESS,
-    ROUTE,
-    Ways,
-    as_httpx_errors,
-    chosen,
-    httpcore_request,
-    resolving,
-)
+from asap_adapters.net.fetching import read_body
+from asap_adapters.net.http_requests import httpcore_request
+from asap_adapters.net.httpcore_requests import Ways, chosen, resolving
 from asap_adapters.net.place_queue import PlaceQueue
 from asap_adapters.net.resolving import Resolver, SystemResolver
+from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import PLACES, ConnectionKey, Connections, Pooled, Progress
-from asap_core.client.programs import Stage
+from asap_core.client.programs import Fetch, Stage
 from asap_core.net.outbound import Dial, OutboundPolicy
 
 _Connection = Pooled[httpcore.AsyncConnectionInterface, httpcore.AsyncNetworkStream]
@@ -99,18 +94,18 @@ class _Backend(httpcore.AsyncNetworkBackend):
         await anyio.sleep(seconds)
 
 
-class OutboundTransport(httpx.AsyncBaseTransport):
-    """An httpx transport that connects only where each request's `Route` allows. Raises `NotAllowed` otherwise.
+class OutboundTransport:
+    """Makes requests, and connects only where each request's `Route` allows. Raises `NotAllowed` otherwise.
 
     With `trust_env`, proxies of the environment are used, but not for this machine. A proxy resolves names itself, so
-    the addresses behind it aren't checked. The constructor reads certificates, and does no other I/O. Raises OSError if
-    they are unreadable. For one event loop.
+    the addresses behind it aren't checked. The constructor reads the environment's certificates, and does no other
+    I/O. Raises OSError if they are unreadable. For one event loop.
     """
 
     def __init__(
         self, *, resolver: Resolver | None = None, verify: ssl.SSLContext | bool = True, trust_env: bool = False
     ) -> None:
-        self._ways = Ways.of(verify, trust_env=trust_env)
+        self._ways = Ways(verify, trust_env=trust_env)
         self._system = SystemResolver()
         self._resolver = resolver or self._system
         self._dial: Dialler = dial_address
@@ -121,79 +116,40 @@ class OutboundTransport(httpx.AsyncBaseTransport):
         backend = _Backend(self._resolver, self._system, self._dial, connection)
         return self._ways.connection(httpcore.AsyncConnectionPool, connection.key, backend)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Make one request, whose extensions have its `Route` and its `Progress`."""
-        progress: Progress = request.extensions[PROGRESS]
-        progress.route = route = request.extensions[ROUTE]
-        asked = httpcore_request(request, await request.aread(), progress)
-        key = self._ways.key(route, asked.url.origin)
+    async def exchange(self, asked: Fetch, progress: Progress) -> None:
+        """See `Transport`."""
+        request, key = httpcore_request(asked, progress), self._ways.key(asked.route)
         progress.stage = Stage.QUEUED
         with anyio.CancelScope(deadline=progress.patience) as waiting:
             await self._places.take(key)
         if waiting.cancelled_caught:
-            raise httpx.PoolTimeout("no free connection")
+            raise httpcore.PoolTimeout
         try:
-            return await self._exchange(key, asked, progress)
-        except BaseException:
+            await self._exchange(key, request, asked.reader, progress)
+        finally:
             self._places.give_back(key)
-            raise
 
-    async def _exchange(self, key: ConnectionKey, asked: httpcore.Request, progress: Progress) -> httpx.Response:
+    async def _exchange(
+        self, key: ConnectionKey, request: httpcore.Request, reader: BodyReader, progress: Progress
+    ) -> None:
         progress.stage = Stage.CONNECTING
         if self._connections.closed:
-            raise httpx.ConnectError("this client was closed")
-        with as_httpx_errors():
-            connection, stale = self._connections.begin(key, progress)
-            try:
-                await _close(stale)
-                response = await connection.inner.handle_async_request(asked)
-                progress.stage = Stage.ANSWERED
-            except BaseException:
-                self._connections.drop(connection)
-                await _close([connection])
-                raise
-        body = _Body(self, connection, response)
-        return httpx.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
-
-    async def take_back(self, connection: _Connection) -> None:
-        """End an exchange: keep its connection if it's reusable."""
-        self._places.give_back(connection.key)
-        await _close(self._connections.end(connection))
+            raise httpcore.ConnectError("this client was closed")
+        connection, stale = self._connections.begin(key, progress)
+        try:
+            await _close(stale)
+            response = await connection.inner.handle_async_request(request)
+            progress.stage = Stage.ANSWERED
+            reader.begin(response.status, httpx.Headers(response.headers).multi_items())
+            stream: Any = response.stream
+            await read_body(reader, aiter(stream), response.aclose)
+        finally:
+            await _close(self._connections.end(connection))
 
     async def aclose(self) -> None:
         """Close all connections, also those in use."""
         idle, busy = self._connections.close()
         await _close([*idle, *busy])
-
-
-class _Body(httpx.AsyncByteStream):
-    """The body of a response. It holds the connection until it's closed."""
-
-    def __init__(self, transport: OutboundTransport, connection: _Connection, response: httpcore.Response) -> None:
-        self._transport = transport
-        self._connection: _Connection | None = connection
-        self._response = response
-        stream: Any = response.stream
-        self._parts = aiter(stream)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        with as_httpx_errors():
-            part: bytes = await anext(self._parts)
-            return part
-
-    async def aclose(self) -> None:
-        """Release the connection. A second call does nothing."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        try:
-            with as_httpx_errors(), anyio.CancelScope(shield=True):
-                await self._response.aclose()
-        finally:
-            await self._transport.take_back(connection)
 
 
 async def _close(connections: list[_Connection]) -> None:

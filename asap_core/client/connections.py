@@ -107,14 +107,11 @@ class Connections(Generic[C, S]):
         self._busy.add(connection)
         return connection, stale
 
-    def drop(self, connection: Pooled[C, S]) -> None:
-        """Note that this connection will be closed."""
-        self._busy.discard(connection)
-
     def end(self, connection: Pooled[C, S]) -> list[Pooled[C, S]]:
-        """End an exchange: keep its connection if it's reusable. Returns the connections to close."""
+        """End an exchange, however it went: keep its connection if it's reusable. Returns the connections to close."""
         self._busy.discard(connection)
-        if self.closed or not connection.inner.is_idle():
+        # httpcore's are idle too if they couldn't connect.
+        if self.closed or connection.inner.is_closed() or not connection.inner.is_idle():
             return [connection]
         self._idle.append(connection)
         surplus = self._idle[:-MAX_IDLE]

@@ -18,6 +18,7 @@ from attrs import define, field
 from asap_adapters.blocking import interrupts
 from asap_adapters.blocking.connecting import Places
 from asap_adapters.blocking.driver import BlockingDriver
+from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_adapters.blocking.interrupts import Closing, Flag, held, interruptible
 from asap_core import OutboundPolicy, Unreachable
 from asap_core.client.body_reader import BodyReader, WholeParser
@@ -58,7 +59,9 @@ class World:
     documents: Documents[Any] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.driver = BlockingDriver(lambda: httpx.MockTransport(self.handle), owner="BlockingClient(…)")
+        self.driver = BlockingDriver(
+            BlockingHttpOptions(transport=httpx.MockTransport(self.handle)), owner="BlockingClient(…)"
+        )
         requests = Requests(self.driver.runtime, policy=OutboundPolicy())
         self.documents = Documents(
             self.driver.runtime, requests, parser=lambda: WholeParser(json.loads), limit=1_000, policy=None
@@ -139,7 +142,7 @@ class TestForks:
         here = world()
         here.find()
         closed: list[object] = []
-        monkeypatch.setattr(here.driver._session.transport, "close", lambda: closed.append(True))
+        monkeypatch.setattr(here.driver._session.transport.transport, "close", lambda: closed.append(True))
         with monkeypatch.context() as child:
             child.setattr(os, "getpid", lambda: 0)
             with pytest.raises(RuntimeError, match="opened in another process; open one in each, after the fork"):

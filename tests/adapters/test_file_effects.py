@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from attrs import define, field
 
 from asap_adapters import file_effects
 from asap_adapters.blocking.driver import BlockingDriver
+from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_adapters.file_effects import read, remove, write
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import Completed, Expired, FileRead, ReadFile, Unavailable, WriteFile
@@ -231,7 +231,7 @@ def test_copies_of_registries_are_kept_without_an_event_loop(tmp_path: Path) -> 
     down = Unreachable(URL, "down")
 
     def started() -> tuple[BlockingDriver, RegistryCache]:
-        driver = BlockingDriver(httpx.BaseTransport, owner="BlockingClient")
+        driver = BlockingDriver(BlockingHttpOptions(), owner="BlockingClient")
         driver.open()
         requests = Requests(driver.runtime, policy=OutboundPolicy())
         return driver, RegistryCache(str(tmp_path), driver.runtime, requests, most=1_000)

@@ -22,7 +22,8 @@ class Effect:
 
 @pytest.mark.trio
 async def test_settling_a_driver_has_no_checkpoint() -> None:
-    driver = ProgramDriver(lambda: httpx.MockTransport(lambda _request: httpx.Response(404)), owner="Test()")
+    nothing = httpx.MockTransport(lambda _request: httpx.Response(404))
+    driver = ProgramDriver(HttpOptions(transport=nothing), owner="Test()")
     runtime, place = driver.runtime, Place[Any]()
     with trio.testing.assert_no_checkpoints():
         runtime.give([Effect(place)])

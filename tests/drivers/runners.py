@@ -97,7 +97,7 @@ class OnLoop:
     """`AgentClient`'s driver, on a loop in a thread."""
 
     def __init__(self, client: Client, backend: str) -> None:
-        self.driver = ProgramDriver(HttpOptions(trust_env=False).connect, owner="a check")
+        self.driver = ProgramDriver(HttpOptions(trust_env=False), owner="a check")
         client.bind(self.driver.runtime)
         self.after = ExitStack()
         self.portal = self.after.enter_context(start_blocking_portal(backend))
@@ -131,7 +131,7 @@ class OnLoop:
 
 
 def blocking_client(client: Client) -> ProgramRunner:
-    driver = BlockingDriver(BlockingHttpOptions(trust_env=False).connect, owner="a check")
+    driver = BlockingDriver(BlockingHttpOptions(trust_env=False), owner="a check")
     client.bind(driver.runtime)
 
     def runner(programs: Sequence[Program[Any]], cancel_after: float | None) -> Sequence[object]:

@@ -20,7 +20,7 @@ from attrs import define, field
 from asap_adapters.blocking import interrupts
 from asap_adapters.blocking.connecting import BlockingResolver
 from asap_adapters.blocking.driver import BlockingDriver
-from asap_adapters.blocking.transport import BlockingTransport
+from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_core import BadReply, NotAllowed, OutboundPolicy, TimedOut, Unreachable
 from asap_core.client.requests import Requests
 
@@ -143,9 +143,8 @@ def client(
 ) -> Iterator[Client]:
     """At its end no file is left open. `transport`: instead of the client's own."""
     before = open_files()
-    driver = BlockingDriver(
-        lambda: transport or BlockingTransport(resolver=resolver, verify=verify, trust_env=trust_env), owner="Client()"
-    )
+    http = BlockingHttpOptions(transport=transport, resolver=resolver, verify=verify, trust_env=trust_env)
+    driver = BlockingDriver(http, owner="Client()")
     driver.open()
     try:
         yield Client(driver, Requests(driver.runtime, policy=policy, timeout=timeout))

@@ -1,9 +1,11 @@
 """The environment with `trust_env`: proxies of every form, `NO_PROXY`, certificates."""
 
 import errno
+import ssl
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 from asap_adapters import AgentClient, NotAllowed, Unreachable
@@ -208,3 +210,22 @@ class TestCertificates:
                 pass
         async with client(trust_env=False):
             pass
+
+    async def test_the_systems_certificates_are_read_for_the_first_connection_with_tls(
+        self, proxy: Proxy, monkeypatch
+    ) -> None:
+        read: list[dict[str, Any]] = []
+        create = httpx.create_ssl_context
+
+        def noting(**how: Any) -> ssl.SSLContext:
+            read.append(how)
+            return create(**how)
+
+        monkeypatch.setattr(httpx, "create_ssl_context", noting)
+        async with client(trust_env=False, allow_networks=["127.0.0.0/8"]) as ours:
+            assert (await ours.discover(f"http://{proxy.url}")).id == ECHO_ID
+            assert read == []
+            for _ in range(2):
+                with pytest.raises(Unreachable, match="can't connect: it doesn't speak TLS"):
+                    await ours.get_document(f"https://{proxy.url.replace('127.0.0.1', 'agent.example')}")
+        assert len(read) == 1

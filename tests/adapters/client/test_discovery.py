@@ -337,7 +337,7 @@ async def test_a_logging_handler_that_raises_leaves_no_browsing_open() -> None:
         assert opened
         raise OSError("disk full")
 
-    driver = ProgramDriver(lambda: httpx.MockTransport(lambda _: httpx.Response(200)), owner="…", browse=browse)
+    driver = ProgramDriver(HttpOptions(), owner="…", browse=browse)
     driver.open()
     logging.getLogger("asap.discovery").addFilter(refuse)
     try:

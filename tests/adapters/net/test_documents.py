@@ -7,6 +7,7 @@ import anyio
 import httpx
 import pytest
 
+from asap_adapters.net.http_options import HttpOptions
 from asap_core import NotAllowed
 from asap_core.client.body_reader import WholeParser
 from asap_core.client.documents import Documents, LocatedDocument
@@ -23,7 +24,9 @@ class Keys:
     """A server's key set, kept by a client."""
 
     def __init__(self) -> None:
-        self.http = Wired(lambda: httpx.MockTransport(lambda _: httpx.Response(200, content=b"1")), timeout=10.0)
+        self.http = Wired(
+            HttpOptions(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=b"1"))), timeout=10.0
+        )
         self.documents: Documents[bytes] = Documents(
             self.http.driver.runtime, self.http.requests, parser=lambda: WholeParser(bytes), limit=100, policy=None
         )

@@ -58,6 +58,13 @@ class TestReuse:
         assert these.end(first) == [first]
         assert these.begin(A, Progress())[0] is not first
 
+    def test_a_connection_that_was_closed_or_never_opened_is_not_kept(self) -> None:
+        these = connections()
+        first, _ = these.begin(A, Progress())
+        first.inner.closed = True
+        assert first.inner.idle
+        assert these.end(first) == [first]
+
     def test_a_connection_in_use_carries_no_other_request(self) -> None:
         these = connections()
         assert these.begin(A, Progress())[0] is not these.begin(A, Progress())[0]
@@ -96,8 +103,7 @@ class TestReuse:
 class TestClosing:
     def test_it_returns_the_idle_ones_and_those_in_use(self) -> None:
         these = connections()
-        dropped, idle, busy = (these.begin(A, Progress())[0] for _ in range(3))
-        these.drop(dropped)
+        idle, busy = (these.begin(A, Progress())[0] for _ in range(2))
         these.end(idle)
         assert these.close() == ([idle], [busy])
         assert these.closed
@@ -110,7 +116,7 @@ class TestClosing:
         assert these.close() == ([], [])
 
 
-@given(st.lists(st.tuples(st.sampled_from(["begin", "end", "cut off", "drop", "expire"]), st.integers(0, 7))))
+@given(st.lists(st.tuples(st.sampled_from(["begin", "end", "cut off", "closed", "expire"]), st.integers(0, 7))))
 def test_each_connection_has_one_owner_at_any_time(steps: list[tuple[str, int]]) -> None:
     """It's in use by one request, kept, or closed once. Never two of these."""
     these = connections()
@@ -129,12 +135,8 @@ def test_each_connection_has_one_owner_at_any_time(steps: list[tuple[str, int]])
             busy[number % len(busy)].inner.expired = True
         elif busy:
             held = busy.pop(number % len(busy))
-            held.inner.idle = step == "end"
-            if step == "drop":
-                these.drop(held)
-                closed.append(held)
-            else:
-                closed += these.end(held)
+            held.inner.idle, held.inner.closed = step != "cut off", step == "closed"
+            closed += these.end(held)
     idle, used = these.close()
     assert sorted(map(id, idle + used + closed)) == sorted(map(id, made))
     assert set(used) == set(busy)
