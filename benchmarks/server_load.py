@@ -32,8 +32,9 @@ def asap_call(agent: str, text: str) -> object:
     stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     envelope = {
         "id": "e-NUMBER", "asap_version": "0.1", "timestamp": stamp, "sender": "urn:asap:agent:alice-SENDER",
-        "recipient": agent, "payload_type": "task.request", "extensions": {"nonce": "n-NUMBER"},
+        "recipient": agent, "payload_type": "task.request",
         "payload": {"conversation_id": "c", "skill_id": "echo", "input": {"text": text}},
+        "extensions": {"nonce": "n-NUMBER"},
     }  # fmt: skip
     return {"jsonrpc": "2.0", "method": "asap.send", "id": "1", "params": {"envelope": envelope}}
 
