@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import anyio
 
@@ -89,6 +89,15 @@ def runs_on_asyncio() -> bool:
 def loop_time() -> Callable[[], float]:
     """Return the running loop's own clock, which takes 0.1 µs."""
     return _this_loop()[2]
+
+
+def cancel_scopes() -> Callable[[], anyio.CancelScope]:
+    """Return what makes cancel scopes for the running loop: the backend's own class, since anyio's takes 1 to 2 µs."""
+    if runs_on_asyncio():
+        return type(anyio.CancelScope())
+    import trio  # noqa: PLC0415 - on asyncio it needn't be loaded
+
+    return cast("Callable[[], anyio.CancelScope]", trio.CancelScope)
 
 
 # Crockford's base 32: no I, L, O, U.

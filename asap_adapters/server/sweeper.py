@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import anyio
 from attrs import define, field
 
-from asap_adapters.system import loop_time
+from asap_adapters.system import loop_time, runs_on_asyncio
 
 # Seconds. A wait that's longer than this ends at its exact time; a shorter one up to so much later. A look at 10,000
 # connections takes a millisecond.
@@ -86,3 +86,30 @@ async def sweeping() -> AsyncIterator[Sweeper]:
         group.start_soon(sweeper.run)
         yield sweeper
         group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def sweeping_beside() -> AsyncIterator[Sweeper]:
+    """A block in which a sweeper runs, and whose exceptions no group wraps. On asyncio another task may leave it.
+
+    So does pytest-asyncio, which enters and leaves a fixture in two tasks.
+    """
+    sweeper = Sweeper()
+    if runs_on_asyncio():
+        import asyncio  # noqa: PLC0415 - on trio it needn't be loaded
+
+        task = asyncio.create_task(sweeper.run())
+        try:
+            yield sweeper
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        return
+    group = anyio.create_task_group()
+    await group.__aenter__()
+    group.start_soon(sweeper.run)
+    try:
+        yield sweeper
+    finally:
+        group.cancel_scope.cancel()
+        await group.__aexit__(None, None, None)

@@ -1,9 +1,12 @@
 """The ASGI application, driven as an ASGI server drives it."""
 
+import asyncio
+import gc
 import gzip
 import itertools
 import json
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import anyio
@@ -11,6 +14,7 @@ import httpx
 import pytest
 
 from asap_adapters import AsgiApp
+from asap_adapters.server.asgi import _AsgiWire
 from asap_core import Envelope, Policy, encode_envelope
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +56,32 @@ async def test_lifespan_starts_and_stops_and_warns_that_memory_is_per_process(ap
     assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert "per process" in caplog.text
     assert "without authentication" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+async def test_what_the_block_of_a_lifespan_raises_comes_out_as_it_is(app, error) -> None:
+    raised = error("x")
+    with pytest.raises(error) as caught:
+        async with app.lifespan():
+            raise raised
+    assert caught.value is raised
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_lifespan_may_be_left_in_another_task(app) -> None:
+    """pytest-asyncio enters and leaves a fixture in two tasks. On trio a task group can't be left so."""
+    lifespan, before = app.lifespan(), asyncio.all_tasks()
+    await asyncio.create_task(lifespan.__aenter__())
+    assert (await play(app, {**HTTP, "method": "GET", "path": "/ready"}, {"type": "http.request"}))[0]["status"] == 200
+    await asyncio.create_task(lifespan.__aexit__(None, None, None))
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_lifespan_that_is_cancelled_ends(app) -> None:
+    with anyio.move_on_after(5) as scope:
+        async with app.lifespan():
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
 
 
 async def test_a_websocket_is_refused(app) -> None:
@@ -277,15 +307,58 @@ def large(size):
     return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": 1, "params": params}).encode()
 
 
+@pytest.fixture(params=["alone", "in a lifespan"])
+def begun(request):
+    """With a lifespan the sweeper ends waits, without one each exchange's own scope."""
+
+    def begin(app) -> AbstractAsyncContextManager[object]:
+        return nullcontext() if request.param == "alone" else app.lifespan()
+
+    return begin
+
+
 class TestSlowPeers:
-    async def test_a_body_that_does_not_arrive_times_out(self, app) -> None:
+    async def test_a_body_that_does_not_arrive_times_out(self, app, begun) -> None:
         caller = Caller(app, b"{", b" ", b" ", every=20.0)
-        with anyio.fail_after(100):
-            began = anyio.current_time()
-            await caller.call()
+        async with begun(app):
+            with anyio.fail_after(100):
+                began = anyio.current_time()
+                await caller.call()
         assert (caller.status, anyio.current_time() - began) == (408, Policy().body_timeout)
         assert json.loads(caller.body) == {"detail": "Expected the whole body within 30 s"}
         assert caller.sent[-1]["more_body"] is False
+
+    async def test_the_limit_of_a_body_does_not_depend_on_what_came_before(self, app) -> None:
+        """The sweeper is asleep, or looks at another exchange."""
+        async with app.lifespan():
+            await anyio.sleep(7)
+            early, late = Caller(app), Caller(app)
+            with anyio.fail_after(100):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(early.call)
+                    await anyio.sleep(9.1)
+                    began = anyio.current_time()
+                    await late.call()
+            assert (early.status, late.status, anyio.current_time() - began) == (408, 408, Policy().body_timeout)
+
+    async def test_what_runs_when_the_lifespan_ends_keeps_its_limits(self, app) -> None:
+        waits, sends = Caller(app, every=20.0), Caller(app, large(1_000_000), takes=3)
+        with anyio.fail_after(100):
+            async with anyio.create_task_group() as group:
+                began = anyio.current_time()
+                async with app.lifespan():
+                    group.start_soon(waits.call)
+                    group.start_soon(sends.call)
+                    await anyio.sleep(1)
+        assert (waits.status, len(sends.sent)) == (408, 3)
+        assert anyio.current_time() - began == max(Policy().body_timeout, Policy().write_timeout)
+
+    async def test_what_is_over_is_forgotten(self, app) -> None:
+        async with app.lifespan():
+            await Caller(app, large(10)).call()
+            await play(app, HTTP, {"type": "http.request", "body": b"{", "more_body": True}, LEFT)
+            gc.collect()
+            assert [each for each in gc.get_objects() if type(each) is _AsgiWire] == []
 
     @pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
     async def test_a_timed_out_request_closes_its_http_1_1_connection(self, app, version, says) -> None:
@@ -302,11 +375,12 @@ class TestSlowPeers:
         assert caller.status == 413
         assert len(caller.bodies) > 950
 
-    async def test_an_answer_that_is_not_read_times_out(self, app) -> None:
+    async def test_an_answer_that_is_not_read_times_out(self, app, begun) -> None:
         caller = Caller(app, large(1_000_000), takes=3)
-        with anyio.fail_after(100):
-            began = anyio.current_time()
-            await caller.call()
+        async with begun(app):
+            with anyio.fail_after(100):
+                began = anyio.current_time()
+                await caller.call()
         assert anyio.current_time() - began == Policy().write_timeout
         assert len(caller.sent) == 3
 
@@ -379,15 +453,17 @@ class TestDisconnects:
 
 
 class TestHandlers:
-    async def test_a_handler_that_takes_too_long_is_ended_and_answered(self, agent) -> None:
+    async def test_a_handler_that_takes_too_long_is_ended_and_answered(self, agent, begun) -> None:
         async def sleepy(request, context) -> None:
             await anyio.sleep_forever()
 
         served = agent(handler_deadline=3.0)
-        caller = Caller(AsgiApp(served, {"echo": sleepy}), large(10))
-        with anyio.fail_after(100):
-            began = anyio.current_time()
-            await caller.call()
+        app = AsgiApp(served, {"echo": sleepy})
+        caller = Caller(app, large(10))
+        async with begun(app):
+            with anyio.fail_after(100):
+                began = anyio.current_time()
+                await caller.call()
         assert anyio.current_time() - began == 3.0
         assert "error" in json.loads(caller.body)
         assert idle(served)
