@@ -6,6 +6,9 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +168,29 @@ def test_both_packages_are_typed() -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = next(line for line in README.splitlines() if line.endswith(".venv/bin/pytest -n auto --dist loadfile"))
     assert command in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def left_out(options: Sequence[str], script: str) -> list[str]:
+    """Return the markers of tests that pytest's `options` leave out and that no command of `script` runs."""
+    (expression,) = [value for option, value in pairwise(options) if option == "-m"]
+    names = [part.removeprefix("not ") for part in expression.split(" and ")]
+    run = re.findall(r"^ *\.venv/bin/pytest -q -p no:cacheprovider -m (\w+)$", script, re.MULTILINE)
+    return [name for name in names if name not in run]
+
+
+def test_ci_runs_the_tests_that_are_left_out_by_default() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
+    assert left_out(settings["addopts"], (ROOT / ".ci" / "run").read_text("utf-8")) == []
+
+
+@pytest.mark.planted
+@pytest.mark.parametrize(
+    "command", ["", "# {}", "{} tests/core", "{} --collect-only", "{} || true", "echo {}", "{}er", "{} -k x"]
+)
+def test_tests_that_no_command_runs_are_found(command: str) -> None:
+    script = command.format(".venv/bin/pytest -q -p no:cacheprovider -m long")
+    assert left_out(["-ra", "-m", "not long"], f"set -e\n{script}\n") == ["long"]
+    assert left_out(["-ra", "-m", "not long and not slow"], f"set -e\n{script}\n") == ["long", "slow"]
 
 
 def test_the_table_of_refusals_is_the_one_in_the_code() -> None:

@@ -290,6 +290,7 @@ def test_coalescing_keeps_its_laws() -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mutant",
     [

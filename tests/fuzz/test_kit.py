@@ -88,6 +88,7 @@ def ignores_the_clock(clock):
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "broken", [accepts_replays, believes_any_sender, lets_anyone_in, echoes, breaks, ignores_the_clock]
 )

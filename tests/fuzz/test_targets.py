@@ -21,6 +21,7 @@ def test_seeds_keep_the_invariant(name: str) -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris isn't here")
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_short_search_finds_a_planted_defect(name: str, tmp_path) -> None:

@@ -37,8 +37,8 @@ PATIENCE, AND_A_BIT = 5.0, 1.0
 LONGEST = 300.0
 # An endless loop that collects must not take the machine's memory.
 MEMORY = 4 * 2**30
-# The marker of tests that plant defects themselves; with another defect planted they say nothing.
-NOT_ASKED = "planted"
+# Tests that plant defects themselves say nothing with another defect planted.
+ASKED = "not planted"
 NOTICED, UNNOTICED, BROKEN = 1, 0, 3
 
 # How likely a test is thought to be to kill a mutant of a function before it has killed one, against one that did.
@@ -100,7 +100,7 @@ def _be_quiet() -> None:
 
 
 def _pytest(tests: Sequence[Path], plugin: object) -> int:
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=no", "--tb=no"]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=no", "--tb=no", "-m", ASKED]
     return int(pytest.main([*options, *map(str, tests)], plugins=[plugin]))
 
 
@@ -123,11 +123,8 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self._mutant.compiled(), module.__dict__)
 
 
-class _Selection:
-    """Leaves out what isn't asked, and ends the process at the first failure."""
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if item.get_closest_marker(NOT_ASKED) is None]
+class _FirstFailure:
+    """Ends the process at the first failure."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -143,7 +140,7 @@ def import_name(path: Path) -> str:
 def _run_afresh(mutant: Mutant, tests: Sequence[Path]) -> bool:
     _be_quiet()
     sys.meta_path.insert(0, _Mutated(import_name(mutant.module.path), mutant))
-    return _pytest(tests, _Selection()) == 0
+    return _pytest(tests, _FirstFailure()) == 0
 
 
 # --- what is run when it's called -------------------------------------------------------------------------------------
@@ -164,7 +161,7 @@ class _Baseline:
     reached: dict[tuple[str, str], set[int]]
 
 
-class _Session(_Selection):
+class _Session(_FirstFailure):
     """A pytest session whose loop over the tests is a loop over the mutants."""
 
     def __init__(self, mutants: Sequence[Mutant], tests: Tests, verdicts: "Connection[Any, Any]") -> None:

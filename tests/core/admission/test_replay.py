@@ -402,6 +402,7 @@ def test_the_guard_keeps_the_law() -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", [NoFloor, KeptTooShortly, DigestWithoutSender, ForgetsForRoom, FloorOfSharedOnly])
 def test_a_broken_guard_is_caught(mutant) -> None:
     machine = type("Machine", (LawMachine,), {"kind": mutant})
@@ -503,6 +504,7 @@ class CountsTheTimeBetween(ReplayGuard):
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [

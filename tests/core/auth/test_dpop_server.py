@@ -887,6 +887,7 @@ def _remembers_the_proof_with_the_token(patch) -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "plant",
     [

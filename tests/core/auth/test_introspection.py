@@ -527,6 +527,7 @@ def test_introspection_keeps_its_laws() -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -185,6 +185,7 @@ class HasNoCoolDown(KeyRing):
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", [AsksAtOnceAfterAnAnswer, ForgetsTheCoolDownWhenLeft, ServesForEver, HasNoCoolDown])
 def test_a_planted_bug_in_the_ring_is_caught(mutant) -> None:
     # Always the same examples: one of these bugs takes some hundred on average, and no number is enough on a bad day.

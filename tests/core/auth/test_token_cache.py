@@ -491,6 +491,7 @@ def test_the_token_cache_keeps_its_laws() -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mutant",
     [

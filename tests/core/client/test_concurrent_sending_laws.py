@@ -469,6 +469,7 @@ HUNT = settings(LAWS, max_examples=1_000, phases=[Phase.generate], derandomize=T
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_is_caught(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*DEFECTS[defect])

@@ -769,6 +769,7 @@ def test_the_cache_matches_its_model() -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mutant",
     [

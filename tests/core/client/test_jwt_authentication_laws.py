@@ -361,6 +361,7 @@ DEFECTS: Defects = {
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_is_caught(defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*DEFECTS[defect])

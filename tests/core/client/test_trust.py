@@ -137,6 +137,7 @@ def mutated(before: str, after: str):
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_bug_is_caught(name: str) -> None:
     before, after = MUTANTS[name]
@@ -410,6 +411,7 @@ def test_keys_apply_to_the_search_and_the_agent() -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("before", "after"),
     [
