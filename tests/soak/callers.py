@@ -85,6 +85,8 @@ class Caller:
     tally: Tally
     chance: random.Random
     _link: Link | None = None
+    # When the connection last worked: it may have died since, and only the next request finds out.
+    _worked: float = 0.0
 
     async def run(self) -> None:
         sender = f"urn:asap:agent:caller-{self.number}"
@@ -118,7 +120,7 @@ class Caller:
             except _BROKEN as error:
                 self._leave(reset=True)
                 self.tally.counts["cut off"] += 1
-                if not self._excused(began):
+                if not self._excused(min(began, self._worked)):
                     self._fault(work, f"closed without an answer: {error!r}")
             else:
                 if not (pause := self._judged(work, answer)):
@@ -162,7 +164,9 @@ class Caller:
             if self.chance.random() < BREAKS:
                 await self._break_off(link, request)
             await link.send(request)
-            return await link.answer()
+            answer = await link.answer()
+            self._worked = time.monotonic()
+            return answer
 
     async def _break_off(self, link: Link, request: bytes) -> None:
         """Send a part, or all, and go: before the answer, or in the middle of it."""
@@ -188,6 +192,7 @@ class Caller:
         if self._link is None:
             one: Served = self.chance.choices(self.world.served, [4, 1])[0]  # mostly the one without TLS
             self._link = await Link.open(one)
+            self._worked = time.monotonic()
         return self._link
 
     def _leave(self, *, reset: bool) -> None:
@@ -195,9 +200,9 @@ class Caller:
             self._link.leave(reset=reset)
             self._link = None
 
-    def _excused(self, began: float) -> bool:
-        """Whether a worker was killed at that time."""
-        return any(each.process and each.overlaps(began, time.monotonic()) for each in self.world.outages)
+    def _excused(self, since: float) -> bool:
+        """Whether a worker was killed since then."""
+        return any(each.process and each.overlaps(since, time.monotonic()) for each in self.world.outages)
 
     def _fault(self, work: Work, what: str) -> None:
         self.tally.faults.append(f"{work.name}{'' if work.key is None else ' (keyed)'}: {what}")

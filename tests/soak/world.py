@@ -4,6 +4,7 @@ Also what is done to them: workers are killed, Redis is killed and restarted, ce
 """
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from tests.live.command import COMMAND
 from tests.live.redis_server import Server, server
@@ -101,25 +102,31 @@ class World:
 
     # --- what is done to them ----------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _outage(self, process: int, *, after: float) -> Iterator[None]:
+        """An outage while the block runs and `after` seconds longer. It's noted first: callers see it at once."""
+        outage = Outage(process, time.monotonic(), math.inf)
+        self.outages.append(outage)
+        try:
+            yield
+        finally:
+            self.outages[self.outages.index(outage)] = evolve(outage, ends=time.monotonic() + after)
+
     def kill_a_worker(self, number: int) -> None:
         """Kill one that isn't the survivor, in turns of both servers."""
         one = self.served[number % len(self.served)]
         victims = [each for each in one.workers() if each != one.survivor]
         if victims:
-            began = time.monotonic()
-            os.kill(victims[0], signal.SIGKILL)
-            self.outages.append(Outage(victims[0], began, time.monotonic() + 1))
+            with self._outage(victims[0], after=1):
+                os.kill(victims[0], signal.SIGKILL)
 
     def restart_redis(self, number: int) -> None:
         """Kill it, and start it again after 0.2, 1.2 or 2.2 s. Blocks for that long."""
-        pause = 0.2 + number % 3
-        began = time.monotonic()
-        self.outages.append(Outage(0, began, began + 60))  # until it's known better
-        self.redis.kill()
-        time.sleep(pause)
-        self.redis.start()
         # A call whose second is over has been answered.
-        self.outages[-1] = Outage(0, began, time.monotonic() + 2)
+        with self._outage(0, after=2):
+            self.redis.kill()
+            time.sleep(0.2 + number % 3)
+            self.redis.start()
 
     def put_certificate(self, number: int) -> None:
         for suffix in ("pem", "key"):
