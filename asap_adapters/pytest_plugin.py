@@ -37,6 +37,11 @@ _FLAGS: Final = {
     "direct": "no proxy is shared with others: also send what could hit their requests",
     "i-own-this-host": "test an agent on another machine, which is yours",
 }
+_LISTS: Final = {
+    "without": ("FEATURE", "the agent doesn't have this feature: batch, compression, idempotency"),
+    "only": ("NAME", "try only this law or group"),
+    "except": ("NAME", "leave out this law or group"),
+}
 _VISITED: Final = pytest.StashKey["tuple[SocketExecutor, Lab]"]()
 T = TypeVar("T")
 
@@ -46,6 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("asap", "laws of ASAP agents")
     for name, (metavar, about) in _OPTIONS.items():
         group.addoption(f"--asap-{name}", metavar=metavar, help=about)
+    for name, (metavar, about) in _LISTS.items():
+        group.addoption(f"--asap-{name}", metavar=metavar, action="append", default=[], help=f"{about} [repeatable]")
     for name, about in _FLAGS.items():
         group.addoption(f"--asap-{name}", action="store_true", help=about)
     group.addoption("--asap-profile", choices=["strict", "reference"], default="strict", help="which laws are judged")
@@ -56,14 +63,16 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     """Add a test for each law, named by its id."""
     if config.getoption("--asap-url") is None:
         return
-    from asap_core.testing.laws.catalogue import LAWS  # noqa: PLC0415 - see the module's docstring
+    from asap_core.testing.laws.catalogue import chosen  # noqa: PLC0415 - see the module's docstring
 
+    only, excluded = config.getoption("--asap-only"), config.getoption("--asap-except")
+    try:
+        tried = chosen(strict=config.getoption("--asap-profile") == "strict", only=only, excluded=excluded)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
     executor, lab = _visited(config)
-    strict = config.getoption("--asap-profile") == "strict"
     laws = [
-        LawItem.from_parent(session, nodeid=f"asap::{law.id}", law=law, lab=lab, executor=executor)
-        for law in LAWS
-        if strict or not law.strict
+        LawItem.from_parent(session, nodeid=f"asap::{law.id}", law=law, lab=lab, executor=executor) for law in tried
     ]
     # The terminal counts what is reported.
     config.hook.pytest_collectreport(report=pytest.CollectReport("asap", "passed", None, [*laws]))
@@ -137,6 +146,7 @@ def _visit(config: pytest.Config) -> tuple[SocketExecutor, Lab]:
 
 
 def _live_agent(config: pytest.Config) -> LiveAgent:
+    from asap_adapters.cli.live_agent import feature  # noqa: PLC0415 - as above
     from asap_adapters.cli.options import url  # noqa: PLC0415 - as above
     from asap_adapters.conform.live import LiveAgent  # noqa: PLC0415 - as above
 
@@ -148,10 +158,11 @@ def _live_agent(config: pytest.Config) -> LiveAgent:
         work = None if given["input"] is None else json.loads(given["input"])
         if not isinstance(work, dict | None):
             raise ValueError("--asap-input: expected a JSON object")  # noqa: TRY301, TRY004 - as for other options
+        without = frozenset(map(feature, config.getoption("--asap-without")))
         return LiveAgent(
             url=url(given["url"]), token=given["token"], urn=given["as"], other_token=given["other-token"],
             other_urn=given["other-as"], skill=given["skill"], input=work,
-            failing=given["failing-skill"], direct=given["direct"], owned=given["i-own-this-host"],
+            failing=given["failing-skill"], without=without, direct=given["direct"], owned=given["i-own-this-host"],
         )  # fmt: skip
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None

@@ -15,7 +15,7 @@ from asap_adapters.cli.live_agent import LIVE_AGENT_RULES, LiveAgentOptions, lac
 from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say
 from asap_adapters.conform.sockets import SocketExecutor
-from asap_core.testing.laws.catalogue import LAWS
+from asap_core.testing.laws.catalogue import LAWS, chosen
 from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.junit_report import junit_report
 from asap_core.testing.laws.lab import Lab
@@ -57,14 +57,10 @@ def _conform(options: ConformOptions) -> int:
 
 
 def _chosen(options: ConformOptions) -> list[Law]:
-    known = {law.id for law in LAWS} | {law.group for law in LAWS}
-    for name in (*options.only, *options.excluded):
-        if name not in known:
-            raise UserError(f"no law or group is named {name}", usage=True)
-    laws = [law for law in LAWS if options.profile == "strict" or not law.strict]
-    if options.only:
-        laws = [law for law in laws if {law.id, law.group} & {*options.only}]
-    laws = [law for law in laws if not {law.id, law.group} & {*options.excluded}]
+    try:
+        laws = chosen(strict=options.profile == "strict", only=options.only, excluded=options.excluded)
+    except ValueError as error:
+        raise UserError(str(error), usage=True) from None
     if options.seed is not None:
         random.Random(options.seed).shuffle(laws)  # noqa: S311 - an order, not a secret
     return laws

@@ -34,7 +34,8 @@ def _base_url(text: str) -> str:
     return text
 
 
-def _feature(text: str) -> Need:
+def feature(text: str) -> Need:
+    """Read the name of a feature that an agent may leave out."""
     if text not in _FEATURES:
         raise ValueError(f"expected one of {', '.join(_FEATURES)}")
     return Need[text.upper()]
@@ -59,7 +60,7 @@ class LiveAgentOptions:
     skill: str | None = option("--skill NAME", str, "the skill that may be run; without it, only one named echo")
     input: JsonObject | None = option("--input JSON", _object, "the input of that skill")
     without: Sequence[Need] = repeated(
-        "--without FEATURE", _feature, f"the agent doesn't have this feature: {', '.join(_FEATURES)}"
+        "--without FEATURE", feature, f"the agent doesn't have this feature: {', '.join(_FEATURES)}"
     )
     owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
 

@@ -48,6 +48,16 @@ def test_laws_run_beside_tests_of_ones_own(broken_agent, tmp_path) -> None:
     assert "it needs an agent that authenticates its callers, and a token" in run.stdout
 
 
+def test_laws_are_chosen_by_id_group_and_feature(broken_agent, tmp_path) -> None:
+    chosen = ["--asap-only", "batch", "--asap-only", "jsonrpc.responses", "--asap-except", "batch.sizes"]
+    run = run_pytest(tmp_path, "--asap-url", broken_agent, *chosen, "--asap-without", "batch", "-rs")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "asap::jsonrpc.responses PASSED" in run.stdout
+    assert "asap::batch.a_batch_of_one SKIPPED" in run.stdout
+    assert "batch.sizes" not in run.stdout
+    assert "envelope." not in run.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -56,6 +66,8 @@ def test_laws_run_beside_tests_of_ones_own(broken_agent, tmp_path) -> None:
         (["--asap-url", "http://127.0.0.1:1"], "no manifest of an agent"),
         (["--asap-url", "http://127.0.0.1:1", "--asap-token", "x"], "--asap-token and --asap-as together"),
         (["--asap-url", "http://127.0.0.1:1", "--asap-input", "[]"], "expected a JSON object"),
+        (["--asap-url", "http://127.0.0.1:1", "--asap-only", "nosuch"], "no law or group is named nosuch"),
+        (["--asap-url", "http://127.0.0.1:1", "--asap-without", "nosuch"], "expected one of batch"),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments, message, tmp_path) -> None:

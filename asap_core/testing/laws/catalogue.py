@@ -1,5 +1,6 @@
 """All laws, by group."""
 
+from collections.abc import Collection
 from typing import Final
 
 from asap_core.testing.laws.batch import BATCH
@@ -28,3 +29,24 @@ GROUPS: Final[tuple[LawGroup, ...]] = (
     IDEMPOTENCY, BATCH, LIMITS, COMPRESSION, VERSIONS, ERRORS, FAILURES,
 )  # fmt: skip
 LAWS: Final[tuple[Law, ...]] = tuple(by_id(law for group in GROUPS for law in group.laws).values())
+
+
+def chosen(*, strict: bool = True, only: Collection[str] = (), excluded: Collection[str] = ()) -> list[Law]:
+    """Return the laws that a user asks for, in the order of the catalogue.
+
+    strict: also those that the reference implementation doesn't promise.
+    only: ids and groups; empty: all. excluded: ids and groups that are left out.
+
+    Raises: ValueError if there's no law or group of a name.
+    """
+    known = {law.id for law in LAWS} | {law.group for law in LAWS}
+    for name in (*only, *excluded):
+        if name not in known:
+            raise ValueError(f"no law or group is named {name}")
+    return [
+        law
+        for law in LAWS
+        if (strict or not law.strict)
+        and (not only or {law.id, law.group} & {*only})
+        and not {law.id, law.group} & {*excluded}
+    ]

@@ -42,6 +42,7 @@ pre { background: var(--code); padding: .5rem; margin: .3rem 0; font-size: 12.5p
   overflow-wrap: anywhere }
 h3, h4 { font-size: .95rem; margin: .7rem 0 .2rem } .sent { border-left: 3px solid light-dark(#2563c9, #7aa7f0) }
 .received { border-left: 3px solid light-dark(#8a5a00, #e0b050) }
+#differing:checked ~ .alike, #differing:checked ~ .laws > .alike { display: none }
 @media print { details { break-inside: avoid } }
 """
 
@@ -68,14 +69,27 @@ def _page(runs: Sequence[NamedRun], note: str) -> Iterator[str]:
     yield f"<title>{escape(title)}</title><style>{_STYLE}</style>"
     yield f'<body class="{"several" if len(runs) > 1 else "one"}"><h1>{escape(title)}</h1><p>{escape(note)}</p>'
     yield from _counts(runs)
+    if len(runs) > 1:
+        yield "<input type=checkbox id=differing> <label for=differing>Only laws that come out differently</label>"
     found = [{record.id: record for record in run.records} for run in runs]
     laws = {record.id: record for run in runs for record in run.records}
     columns = "".join(f"<span class=mark>{number}</span>" for number in _numbers(runs))
     for group in dict.fromkeys(law.group for law in laws.values()):
-        yield f"<h2>{escape(group)}<span class=marks>{columns}</span></h2><div class=laws>"
-        for law in (each for each in laws.values() if each.group == group):
-            yield from _law(law, {run.name: of.get(law.id) for run, of in zip(runs, found, strict=True)})
+        of_group = {
+            law.id: {run.name: of.get(law.id) for run, of in zip(runs, found, strict=True)}
+            for law in laws.values()
+            if law.group == group
+        }
+        alike = " class=alike" if all(map(_is_alike, of_group.values())) else ""
+        yield f"<h2{alike}>{escape(group)}<span class=marks>{columns}</span></h2><div class=laws>"
+        for law_id, of_law in of_group.items():
+            yield from _law(laws[law_id], of_law)
         yield "</div>"
+
+
+def _is_alike(of: Mapping[str, LawRecord | None]) -> bool:
+    """Say whether a law comes out the same in all of several runs."""
+    return len(of) > 1 and len({each and each.outcome for each in of.values()}) == 1
 
 
 def _counts(runs: Sequence[NamedRun]) -> Iterator[str]:
@@ -96,7 +110,8 @@ def _law(law: LawRecord, of: Mapping[str, LawRecord | None]) -> Iterator[str]:
     found = [each for each in of.values() if each is not None]
     worst = min((each.outcome for each in found), key=[LawResult.FAILED, LawResult.SKIPPED, LawResult.PASSED].index)
     marks = "".join(_mark(name, each) for name, each in of.items())
-    yield f'<details class="{worst.value}"><summary title="{escape(law.title)}"><code>{_name(law)}</code>'
+    alike = " alike" if _is_alike(of) else ""
+    yield f'<details class="{worst.value}{alike}"><summary title="{escape(law.title)}"><code>{_name(law)}</code>'
     yield f"<span class=marks>{marks}</span></summary><div class=body>"
     yield f"<p><code>{escape(law.id)}</code>: {escape(law.title)}</p>"
     facts = {"from": law.clause, "severity": law.severity, "expected": law.expected}

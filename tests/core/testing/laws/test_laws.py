@@ -9,7 +9,7 @@ from attrs import evolve
 
 from asap_core.admission.policy import Policy
 from asap_core.clock import ManualClock
-from asap_core.testing.laws.catalogue import GROUPS, LAWS
+from asap_core.testing.laws.catalogue import GROUPS, LAWS, chosen
 from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import AdvanceClock, Pause, SendBytes, SendRequest, SendTogether
 from asap_core.testing.laws.http_messages import Answer
@@ -67,6 +67,19 @@ def test_ids_and_groups_occur_once() -> None:
     assert len({group.name for group in GROUPS}) == len(GROUPS)
     with pytest.raises(ValueError, match="two laws have the id"):
         by_id([LAWS[0], LAWS[0]])
+
+
+def test_laws_are_chosen_by_profile_group_and_id() -> None:
+    assert chosen() == [*LAWS]
+    assert chosen(strict=False) == [law for law in LAWS if not law.strict]
+    some = chosen(only=["batch", "time.leap_seconds"], excluded=["batch.sizes"])
+    assert {law.group for law in some} == {"batch", "time"}
+    assert "batch.sizes" not in {law.id for law in some}
+    assert chosen(excluded=["batch"]) == [law for law in LAWS if law.group != "batch"]
+    with pytest.raises(ValueError, match="no law or group is named nosuch"):
+        chosen(only=["nosuch"])
+    with pytest.raises(ValueError, match=r"no law or group is named batch\.nosuch"):
+        chosen(excluded=["batch.nosuch"])
 
 
 class TestTheRunner:

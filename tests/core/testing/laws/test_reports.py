@@ -111,6 +111,19 @@ def test_the_page_has_each_law_once_and_needs_nothing_else() -> None:
     assert "default-src 'none'" in page
 
 
+def test_laws_that_come_out_the_same_can_be_hidden() -> None:
+    first, [kept, failed, skipped] = records(report()), records(report())
+    second = [kept, evolve(failed, outcome=LawResult.PASSED), evolve(skipped, id="other.law")]
+    page = html_report([NamedRun("ours", first), NamedRun("theirs", second)])
+    assert Elements(page).names.count("input") == 1
+    alike = re.findall(r'<details class="\w+ alike"><summary[^>]*><code>(.*?)</code>', page)
+    assert alike == [kept.id.partition(".")[2].replace("_", "_<wbr>")]
+    assert "<h2 class=alike>" not in page  # the group has other laws
+    one_group = html_report([NamedRun("ours", [kept]), NamedRun("theirs", [kept])])
+    assert one_group.count("<h2 class=alike>") == 1
+    assert not re.search("<input|<[^>]* alike", html_report([NamedRun("ours", first)]))
+
+
 def test_several_runs_stand_side_by_side() -> None:
     first, second = records(report()), records(report("it was refused late"))[:2]
     page = html_report([NamedRun("ours", first), NamedRun("theirs", second)])
