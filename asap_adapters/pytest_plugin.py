@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from asap_adapters.client.agent_client import AgentClient
+    from asap_adapters.conform.hooks import MoveClock, Restart
     from asap_adapters.conform.live import LiveAgent
     from asap_adapters.conform.sockets import SocketExecutor
     from asap_adapters.server.handlers import Handler, Handlers
@@ -56,6 +57,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, about in _FLAGS.items():
         group.addoption(f"--asap-{name}", action="store_true", help=about)
     group.addoption("--asap-profile", choices=["strict", "reference"], default="strict", help="which laws are judged")
+
+
+class AsapHooks:
+    """What a conftest.py may define, for laws that need it."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_asap_move_clock(self, how: str, seconds: int) -> object:
+        """Move the agent's clocks. how: "advance" for both, "step" for the wall clock only."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_asap_restart(self) -> object:
+        """Start the agent again, so that it remembers nothing."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Make the hooks known."""
+    pluginmanager.add_hookspecs(AsapHooks)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -163,9 +181,20 @@ def _live_agent(config: pytest.Config) -> LiveAgent:
             url=url(given["url"]), token=given["token"], urn=given["as"], other_token=given["other-token"],
             other_urn=given["other-as"], skill=given["skill"], input=work,
             failing=given["failing-skill"], without=without, direct=given["direct"], owned=given["i-own-this-host"],
+            move_clock=_move_clock(config), restart=_restart(config),
         )  # fmt: skip
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _move_clock(config: pytest.Config) -> MoveClock | None:
+    hook = config.hook.pytest_asap_move_clock
+    return (lambda how, seconds: hook(how=how, seconds=seconds)) if hook.get_hookimpls() else None
+
+
+def _restart(config: pytest.Config) -> Restart | None:
+    hook = config.hook.pytest_asap_restart
+    return hook if hook.get_hookimpls() else None
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.live_agent import LIVE_AGENT_RULES, LiveAgentOptions, lacks_token, seed
 from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say
+from asap_adapters.conform.hooks import HookCommand, hook_command
 from asap_adapters.conform.sockets import SocketExecutor
-from asap_core.testing.laws.catalogue import LAWS, chosen
+from asap_core.testing.laws.catalogue import LAWS, chosen, starts_the_agent_again
 from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.junit_report import junit_report
 from asap_core.testing.laws.lab import Lab
@@ -38,6 +39,10 @@ class ConformOptions:
         "--expected-failures FILE", Path, "ids of laws that fail, one a line; one that doesn't fail is an error"
     )
     failing: str | None = option("--failing-skill NAME", str, "a skill that fails, whatever its input; it may be run")
+    clock_hook: HookCommand | None = option(
+        "--clock-hook CMD", hook_command, "run CMD advance SECONDS, or CMD step SECONDS, to move the agent's clocks"
+    )
+    reset_hook: HookCommand | None = option("--reset-hook CMD", hook_command, "run CMD to start the agent again")
     direct: bool = flag("--direct", "no proxy is shared with others: also send what could hit their requests")
     html: Path | None = option("--html FILE", Path, "write the report as one page of HTML")
     junit: Path | None = option("--junit FILE", Path, "write the report as JUnit XML")
@@ -48,7 +53,9 @@ def _conform(options: ConformOptions) -> int:
     laws = _chosen(options)
     expected = _expected(options.expected)
     began = time.monotonic()
-    executor, lab = options.agent.visit(direct=options.direct, failing=options.failing)
+    executor, lab = options.agent.visit(
+        direct=options.direct, failing=options.failing, move_clock=options.clock_hook, restart=options.reset_hook
+    )
     if lacks_token(lab):
         complain("this agent authenticates its callers: without --token and --as no law about calls is tried")
     results = _run(laws, lab, executor, quiet=options.json)
@@ -63,6 +70,7 @@ def _chosen(options: ConformOptions) -> list[Law]:
         raise UserError(str(error), usage=True) from None
     if options.seed is not None:
         random.Random(options.seed).shuffle(laws)  # noqa: S311 - an order, not a secret
+        laws.sort(key=starts_the_agent_again)
     return laws
 
 

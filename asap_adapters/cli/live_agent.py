@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from attrs import frozen
 
 from asap_adapters.cli.command import Needs, flag, option, repeated, required
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.options import urn, whole_number
+from asap_adapters.conform.hooks import MoveClock, Restart
 from asap_adapters.conform.live import LiveAgent
 from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor
 from asap_core.net.urls import origin_of
@@ -48,6 +49,15 @@ def _object(text: str) -> JsonObject:
     return value
 
 
+class FurtherOptions(TypedDict, total=False):
+    """Fields of `LiveAgent` for which not each command has an option."""
+
+    direct: bool
+    failing: str | None
+    move_clock: MoveClock | None
+    restart: Restart | None
+
+
 @frozen(kw_only=True)
 class LiveAgentOptions:
     """The agent under test."""
@@ -64,15 +74,15 @@ class LiveAgentOptions:
     )
     owned: bool = flag("--i-own-this-host", "test an agent on another machine, which is yours")
 
-    def visit(self, *, direct: bool = False, failing: str | None = None) -> tuple[SocketExecutor, Lab]:
-        """Fetch its manifest. `failing`: a skill that fails.
+    def visit(self, **further: Unpack[FurtherOptions]) -> tuple[SocketExecutor, Lab]:
+        """Fetch its manifest. `further`: fields of `LiveAgent` for which not each command has an option.
 
         Raises UserError if there's no agent, or if it's on another machine and not one's own.
         """
         agent = LiveAgent(
             url=self.url, token=self.token, urn=self.sender, other_token=self.other_token,
-            other_urn=self.other_sender, skill=self.skill, input=self.input, failing=failing,
-            without=frozenset(self.without), direct=direct, owned=self.owned,
+            other_urn=self.other_sender, skill=self.skill, input=self.input, without=frozenset(self.without),
+            owned=self.owned, **further,
         )  # fmt: skip
         try:
             executor, lab = agent.visit()

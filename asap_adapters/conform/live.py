@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, field, frozen
 
+from asap_adapters.conform.hooks import MoveClock, Restart
 from asap_adapters.conform.sockets import SocketExecutor, look_up
 from asap_adapters.system import new_token
 from asap_core.testing.laws.lab import Lab
@@ -23,6 +24,7 @@ class LiveAgent:
     urn: the agent that `token` stands for; `other_urn`: of `other_token`.
     failing: `--failing-skill`.
     owned: it may be on another machine.
+    move_clock, restart: hooks, without which laws that need them aren't tried.
     """
 
     url: str
@@ -36,6 +38,8 @@ class LiveAgent:
     without: frozenset[Need] = frozenset()
     direct: bool = False
     owned: bool = False
+    move_clock: MoveClock | None = None
+    restart: Restart | None = None
 
     def visit(self) -> tuple[SocketExecutor, Lab | NoManifest]:
         """Fetch the manifest. Returns what laws are run with, or `NoManifest` if there's no agent.
@@ -47,6 +51,7 @@ class LiveAgent:
         port = parts.port or (443 if secure else 80)
         host = look_up(parts.hostname or "", port, anywhere=self.owned)
         executor = SocketExecutor(host, ssl.create_default_context() if secure else None)
+        executor.move_clock, executor.restart = self.move_clock, self.restart
         target = AgentUnderTest(
             host=parts.netloc.rpartition("@")[2], root=parts.path.rstrip("/"), token=self.token, urn=self.urn,
             other_token=self.other_token, other_urn=self.other_urn, skill=self.skill, failing=self.failing,
@@ -55,5 +60,5 @@ class LiveAgent:
         )  # fmt: skip
         target = target if self.input is None else evolve(target, input=self.input)
         run, numbers = new_token()[:8], itertools.count()
-        steps = survey(target, wall=time.time, ids=lambda: f"conform-{run}-{next(numbers)}")
+        steps = survey(target, wall=executor.wall, ids=lambda: f"conform-{run}-{next(numbers)}")
         return executor, Recorder(executor, time.monotonic).run(steps)

@@ -14,6 +14,7 @@ from typing import Final, assert_never
 
 from attrs import define, field, frozen
 
+from asap_adapters.conform.hooks import MoveClock, Restart
 from asap_core.net.addresses import Proximity, proximity_of, read_address
 from asap_core.testing.laws.effects import (
     AdvanceClock,
@@ -29,13 +30,15 @@ from asap_core.testing.laws.effects import (
     Together,
 )
 from asap_core.testing.laws.http_messages import Answer, HttpRequest, read_answers
-from asap_core.testing.laws.verdicts import Need
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 _CHUNK: Final = 65_536
 # An answer to a law's request is small; an echo of the largest body is some 10 MB.
 _MOST_RECEIVED: Final = 16 * 1024 * 1024
 # Of all that a run sends and receives together: some 150 laws with one or two large bodies among them.
 _MOST_TRAFFIC: Final = 512 * 1024 * 1024
+# Seconds in which an agent accepts connections after a start.
+_LONGEST_START: Final = 30.0
 
 
 class TooMuchTraffic(Exception):
@@ -84,17 +87,26 @@ class SocketExecutor:
     host: where to connect.
     tls: the context, if the URL is an https one.
     now: returns monotonic seconds.
+    move_clock, restart: hooks of the agent's owner. None: there's none.
     """
 
     host: DialledHost
     tls: ssl.SSLContext | None = None
     now: Callable[[], float] = time.monotonic
+    move_clock: MoveClock | None = None
+    restart: Restart | None = None
     traffic: int = field(default=0, init=False)
+    _moved: int = field(default=0, init=False)
 
     @property
     def offers(self) -> frozenset[Need]:
         """See `Executor`."""
-        return frozenset({Need.BYTES})
+        clock = set() if self.move_clock is None else {Need.CLOCK}
+        return frozenset({Need.BYTES} | clock | (set() if self.restart is None else {Need.RESET}))
+
+    def wall(self) -> float:
+        """Return seconds since the Unix epoch by the agent's clock: this machine's, moved as the hook has moved it."""
+        return time.time() + self._moved
 
     def perform(self, effect: LawEffect) -> LawOutcome:
         """See `Executor`. Raises TooMuchTraffic past the bound of a run."""
@@ -112,10 +124,36 @@ class SocketExecutor:
             case Pause(seconds):
                 time.sleep(seconds)
                 return Passed()
-            case AdvanceClock() | ResetTarget():
-                raise NotImplementedError("the clock and the memory of a live agent aren't ours to change")
+            case AdvanceClock(seconds, step_wall):
+                self._move("advance", round(seconds))
+                self._move("step", round(step_wall))
+                return Passed()
+            case ResetTarget():
+                self._start_again()
+                return Passed()
             case _:
                 assert_never(effect)
+
+    def _move(self, how: str, seconds: int) -> None:
+        if seconds and self.move_clock is not None:
+            self.move_clock(how, seconds)
+            self._moved += seconds
+
+    def _start_again(self) -> None:
+        """Start the agent again, and wait until it accepts connections."""
+        if self.restart is None:
+            return
+        self.restart()
+        until = self.now() + _LONGEST_START
+        while True:
+            try:
+                self._connect(until).close()
+            except OSError as error:
+                if self.now() > until:
+                    raise LawNotTried(f"the agent didn't come back: {error.strerror or error}") from None
+                time.sleep(0.1)
+            else:
+                return
 
     def _one_answer(self, request: HttpRequest, seconds: float) -> Answer:
         data, ended, problem = self._exchange([request.to_bytes()], seconds, 1, (request.method,))

@@ -22,6 +22,7 @@ from asap_core.testing.laws.limits import LIMITS
 from asap_core.testing.laws.replay import REPLAY
 from asap_core.testing.laws.replies import REPLIES
 from asap_core.testing.laws.time import TIME
+from asap_core.testing.laws.verdicts import Need
 from asap_core.testing.laws.versions import VERSIONS
 
 GROUPS: Final[tuple[LawGroup, ...]] = (
@@ -32,7 +33,7 @@ LAWS: Final[tuple[Law, ...]] = tuple(by_id(law for group in GROUPS for law in gr
 
 
 def chosen(*, strict: bool = True, only: Collection[str] = (), excluded: Collection[str] = ()) -> list[Law]:
-    """Return the laws that a user asks for, in the order of the catalogue.
+    """Return the laws that a user asks for, in the order of the catalogue; those that start the agent again come last.
 
     strict: also those that the reference implementation doesn't promise.
     only: ids and groups; empty: all. excluded: ids and groups that are left out.
@@ -43,10 +44,16 @@ def chosen(*, strict: bool = True, only: Collection[str] = (), excluded: Collect
     for name in (*only, *excluded):
         if name not in known:
             raise ValueError(f"no law or group is named {name}")
-    return [
+    laws = [
         law
         for law in LAWS
         if (strict or not law.strict)
         and (not only or {law.id, law.group} & {*only})
         and not {law.id, law.group} & {*excluded}
     ]
+    return sorted(laws, key=starts_the_agent_again)
+
+
+def starts_the_agent_again(law: Law) -> bool:
+    """Say whether a law starts the agent again. Such laws come last: then it refuses old dates for a while."""
+    return Need.RESET in law.needs

@@ -3,7 +3,7 @@
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check, refused
-from asap_core.testing.laws.effects import AdvanceClock, SendTogether, Steps
+from asap_core.testing.laws.effects import AdvanceClock, Pause, ResetTarget, SendTogether, Steps
 from asap_core.testing.laws.lab import Change, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup
 from asap_core.testing.laws.verdicts import Need
@@ -218,3 +218,18 @@ def one_envelope_many_times_at_once(lab: Lab) -> Steps[None]:
     answers = yield from SendTogether(requests)
     count = sum(each.is_success for each in answers)
     check(count <= 1, f"{count} were accepted")
+
+
+@REPLAY.law(
+    clause="docs/security.md 3; docs/restarts.md",
+    expected="it's refused: it's dated before the start, or is remembered",
+    needs={Need.SKILL, Need.RESET},
+    strict=True,
+)
+def envelopes_from_before_a_start(lab: Lab) -> Steps[None]:
+    """An envelope that was accepted isn't accepted again after the agent was started again."""
+    envelope = lab.envelope()
+    yield from lab.succeed(envelope)
+    yield from Pause(0.1)  # so that its date, in microseconds, is before the start
+    yield from ResetTarget()
+    refused((yield from lab.send(envelope)))

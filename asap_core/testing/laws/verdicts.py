@@ -19,8 +19,8 @@ class Need(Enum):
     COMPRESSION = "compressed bodies"
     BYTES = "a connection that carries any bytes: a run over sockets"
     DIRECT = "a direct connection, without a shared proxy in between: --direct"
-    CLOCK = "a hook that moves the agent's clocks"
-    RESET = "a hook that starts the agent again"
+    CLOCK = "a hook that moves the agent's clocks (--clock-hook)"
+    RESET = "a hook that starts the agent again (--reset-hook)"
 
 
 @frozen

@@ -44,10 +44,14 @@ class PlantedAgent:
         self.wall = wall
         self.credentials = Credentials(self.options, self.broken)
         self.coding = Coding(self.options, self.broken)
-        self.reset()
+        self._start()
 
     def reset(self) -> None:
-        """Forget everything, as if it was started now."""
+        """Forget everything, as if it was started now. What's dated before now may have been accepted: it's refused."""
+        self._start()
+        self.calls.nonces.started = self.wall()
+
+    def _start(self) -> None:
         self.documents = PlantedDocuments(self.options, self.broken, self.monotonic, started=self.monotonic())
         self.calls = Calls(self.options, self.broken, self.monotonic, self.wall, lambda: uuid4().hex)
 

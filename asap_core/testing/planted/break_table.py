@@ -230,6 +230,7 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
         "empty_nonce": "accepts an empty nonce",
         "evicted_at_the_bound": "forgets the oldest nonce if there's no room",
         "forgotten_after_a_minute": "forgets nonces after a minute",
+        "forgotten_at_a_start": "accepts after a start what it accepted before it",
         "forgotten_after_max_age": "forgets nonces after 300 s, though an envelope may be dated ahead",
         "id_not_remembered": "remembers nothing of envelopes without a nonce",
         "last_hundred_only": "remembers the last hundred nonces",

@@ -33,6 +33,8 @@ class Nonces:
     seen: dict[Seen, tuple[float, float]] = field(default_factory=dict)
     """For each nonce when it was claimed by the monotonic clock, and its date."""
     floors: dict[str, float] = field(default_factory=dict)
+    started: float = float("-inf")
+    """The date of the last start, if there was one before it."""
 
     def claim(self, envelope: dict[str, Any], issued: float, *, now: float, wall: float) -> None:
         """Claim the nonce of an envelope. Raises CallFault if it was seen before or can't be remembered."""
@@ -43,8 +45,10 @@ class Nonces:
             if self.broken("replay.third_time"):
                 del self.seen[key]
             raise CallFault("replayed", note="Invalid envelope nonce", details=self._named(envelope))
-        if issued <= self.floors.get(sender, float("-inf")):
-            raise CallFault("restarted", retry_after=max(self.floors[sender] - wall, 0.0) + 1.0)
+        start = float("-inf") if self.broken("replay.forgotten_at_a_start") else self.started
+        floor = max(self.floors.get(sender, start), start)
+        if issued <= floor:
+            raise CallFault("restarted", retry_after=max(floor - wall, 0.0) + 1.0)
         of_sender = [other for other in self.seen if other[0] == sender] if self._is_nearly_full() else []
         if len(of_sender) >= self.options.nonces_per_sender:
             if not self.broken("replay.evicted_at_the_bound"):

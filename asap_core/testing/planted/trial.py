@@ -37,6 +37,8 @@ from asap_core.testing.planted.connection import PlantedConnection
 from asap_core.testing.planted.messages import PlantedOptions
 
 HOST: Final = "127.0.0.1:8000"
+# Seconds since the agent's start when a law begins: old enough for any date in the window.
+_UP_FOR: Final = 1_000.0
 
 
 class PlantedExecutor:
@@ -179,5 +181,6 @@ class _Trial:
         if isinstance(self.lab, NoManifest):
             return Result(law, Breach(self.lab.got))
         self.executor.agent.reset()
+        self.executor.clock.advance(_UP_FOR)
         self.numbers = itertools.count()
         return run_law(law, self.lab, self.executor, time.monotonic)
