@@ -15,6 +15,7 @@ from asap_core.testing.laws.effects import (
     AnswersToBytes,
     LawEffect,
     LawOutcome,
+    ResetTarget,
     SendBytes,
     SendRequest,
     SendTogether,
@@ -154,10 +155,10 @@ class Recorder:
         self.effects += 1
         if self.effects > _MOST_EFFECTS or self.now() - self.began > _MOST_SECONDS:
             raise LawNotTried(f"it took more than {_MOST_EFFECTS} effects or {_MOST_SECONDS:.0f} s")
-        at = self.wall()
+        at, before = self.wall(), self.now()
         outcome = self.executor.perform(effect)
-        if isinstance(effect, AdvanceClock):  # `now` may read the clock that it moves
-            self.began += effect.seconds
+        if isinstance(effect, AdvanceClock | ResetTarget):  # `now` may read the clock that is moved
+            self.began += self.now() - before
         match effect, outcome:
             case SendRequest(request), Answer():
                 self._record(request, outcome, at)
