@@ -45,10 +45,11 @@ PUBLIC = {
         WriteFile step within
     """,
     "asap_core.testing": """
-        AdmissionStore ExchangeMachine NearlyValid NearlyValidToken ProgramRunner Reply Target TokenIssuer
-        broken_documents check_driver check_store cuts envelope_documents envelopes json_values key_sets local_target
-        manifests nearly_valid_announcements nearly_valid_envelopes nearly_valid_key_sets nearly_valid_manifests
-        nearly_valid_registry_entries nearly_valid_tokens request_bodies requests tokens urns
+        AdmissionStore ExchangeMachine NearlyValid NearlyValidHead NearlyValidToken ProgramRunner Reply Target
+        TokenIssuer broken_documents check_driver check_store cuts envelope_documents envelopes heads json_values
+        key_sets local_target manifests nearly_valid_announcements nearly_valid_envelopes nearly_valid_heads
+        nearly_valid_key_sets nearly_valid_manifests nearly_valid_registry_entries nearly_valid_tokens
+        request_bodies requests tokens urns
     """,
     "asap_adapters": """
         AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState BadStore
@@ -85,10 +86,10 @@ DRIVERS = {
 CHECKS = {"ProgramRunner", "check_driver"}
 # Strategies: tests of any of these draw from them.
 DRAWN = {
-    "NearlyValid", "NearlyValidToken", "TokenIssuer", "broken_documents", "cuts", "envelope_documents", "envelopes",
-    "json_values", "key_sets", "manifests", "nearly_valid_announcements", "nearly_valid_envelopes",
-    "nearly_valid_key_sets", "nearly_valid_manifests", "nearly_valid_registry_entries", "nearly_valid_tokens",
-    "request_bodies", "requests", "tokens", "urns",
+    "NearlyValid", "NearlyValidHead", "NearlyValidToken", "TokenIssuer", "broken_documents", "cuts",
+    "envelope_documents", "envelopes", "heads", "json_values", "key_sets", "manifests", "nearly_valid_announcements",
+    "nearly_valid_envelopes", "nearly_valid_heads", "nearly_valid_key_sets", "nearly_valid_manifests",
+    "nearly_valid_registry_entries", "nearly_valid_tokens", "request_bodies", "requests", "tokens", "urns",
 }  # fmt: skip
 CLIENTS = {"asap_core.client": 70, "asap_core.auth": 20}
 # Classes that stand in signatures of public names, and whose names nobody needs.

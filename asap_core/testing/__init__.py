@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from asap_core.testing.bodies import request_bodies as request_bodies
     from asap_core.testing.driver_trial import ProgramRunner as ProgramRunner
     from asap_core.testing.drivers import check_driver as check_driver
+    from asap_core.testing.head_rules import (
+        NearlyValidHead as NearlyValidHead,
+        heads as heads,
+        nearly_valid_heads as nearly_valid_heads,
+    )
     from asap_core.testing.key_set_rules import (
         key_sets as key_sets,
         nearly_valid_key_sets as nearly_valid_key_sets,
@@ -51,6 +56,7 @@ _HOMES: Final = {
     "asap_core.testing.bodies": "request_bodies",
     "asap_core.testing.driver_trial": "ProgramRunner",
     "asap_core.testing.drivers": "check_driver",
+    "asap_core.testing.head_rules": "NearlyValidHead heads nearly_valid_heads",
     "asap_core.testing.key_set_rules": "key_sets nearly_valid_key_sets",
     "asap_core.testing.machine": "ExchangeMachine Reply Target local_target",
     "asap_core.testing.nearly_valid": (

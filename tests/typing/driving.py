@@ -28,6 +28,7 @@ from asap_core.auth import ProofKey
 from asap_core.testing import (
     ExchangeMachine,
     NearlyValid,
+    NearlyValidHead,
     NearlyValidToken,
     Reply,
     Target,
@@ -36,12 +37,14 @@ from asap_core.testing import (
     cuts,
     envelope_documents,
     envelopes,
+    heads,
     json_values,
     key_sets,
     local_target,
     manifests,
     nearly_valid_announcements,
     nearly_valid_envelopes,
+    nearly_valid_heads,
     nearly_valid_key_sets,
     nearly_valid_manifests,
     nearly_valid_registry_entries,
@@ -121,6 +124,8 @@ def drawn_for(key: ProofKey, forger: ProofKey) -> strategies.SearchStrategy[str 
     return tokens(issuer) | nearly_valid_tokens(issuer, "typ is that of an access token") | sets.map(str)
 
 
+bad_heads: strategies.SearchStrategy[NearlyValidHead] = nearly_valid_heads("there is one framing")
+raw: strategies.SearchStrategy[bytes] = heads()
 pieces: strategies.SearchStrategy[tuple[bytes, ...]] = cuts(b"data")
 
 
