@@ -45,11 +45,12 @@ PUBLIC = {
         WriteFile step within
     """,
     "asap_core.testing": """
-        AdmissionStore ExchangeMachine NearlyValid NearlyValidHead NearlyValidToken ProgramRunner Reply Target
-        TokenIssuer broken_documents check_driver check_store cuts envelope_documents envelopes heads json_values
-        key_sets local_target manifests nearly_valid_announcements nearly_valid_envelopes nearly_valid_heads
-        nearly_valid_key_sets nearly_valid_manifests nearly_valid_registry_entries nearly_valid_tokens
-        request_bodies requests tokens urns
+        AdmissionStore Delayed ExchangeMachine NearlyValid NearlyValidHead NearlyValidToken OutcomeScript
+        ProgramRunner Reply ScriptedAnswer ScriptedDriver ScriptedRun Target TokenIssuer broken_documents
+        check_driver check_store cuts envelope_documents envelopes heads json_values key_sets local_target
+        manifests nearly_valid_announcements nearly_valid_envelopes nearly_valid_heads nearly_valid_key_sets
+        nearly_valid_manifests nearly_valid_registry_entries nearly_valid_tokens outcome_scripts request_bodies
+        requests tokens urns
     """,
     "asap_adapters": """
         AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState BadStore
@@ -83,13 +84,14 @@ DRIVERS = {
     "refuse_head",
 }  # fmt: skip
 # A driver of a client, its checks, and credentials on another runtime.
-CHECKS = {"ProgramRunner", "check_driver"}
+CHECKS = {"Delayed", "ProgramRunner", "ScriptedAnswer", "ScriptedDriver", "ScriptedRun", "check_driver"}
 # Strategies: tests of any of these draw from them.
 DRAWN = {
-    "NearlyValid", "NearlyValidHead", "NearlyValidToken", "TokenIssuer", "broken_documents", "cuts",
+    "NearlyValid", "NearlyValidHead", "NearlyValidToken", "OutcomeScript", "TokenIssuer", "broken_documents", "cuts",
     "envelope_documents", "envelopes", "heads", "json_values", "key_sets", "manifests", "nearly_valid_announcements",
     "nearly_valid_envelopes", "nearly_valid_heads", "nearly_valid_key_sets", "nearly_valid_manifests",
-    "nearly_valid_registry_entries", "nearly_valid_tokens", "request_bodies", "requests", "tokens", "urns",
+    "nearly_valid_registry_entries", "nearly_valid_tokens", "outcome_scripts", "request_bodies", "requests", "tokens",
+    "urns",
 }  # fmt: skip
 CLIENTS = {"asap_core.client": 70, "asap_core.auth": 20}
 # Classes that stand in signatures of public names, and whose names nobody needs.

@@ -34,6 +34,16 @@ if TYPE_CHECKING:
         nearly_valid_manifests as nearly_valid_manifests,
         nearly_valid_registry_entries as nearly_valid_registry_entries,
     )
+    from asap_core.testing.scripted_driver import (
+        Delayed as Delayed,
+        ScriptedAnswer as ScriptedAnswer,
+        ScriptedDriver as ScriptedDriver,
+        ScriptedRun as ScriptedRun,
+    )
+    from asap_core.testing.scripted_outcomes import (
+        OutcomeScript as OutcomeScript,
+        outcome_scripts as outcome_scripts,
+    )
     from asap_core.testing.stores import AdmissionStore as AdmissionStore, check_store as check_store
     from asap_core.testing.strategies import (
         broken_documents as broken_documents,
@@ -63,6 +73,8 @@ _HOMES: Final = {
         "NearlyValid nearly_valid_announcements nearly_valid_envelopes nearly_valid_manifests "
         "nearly_valid_registry_entries"
     ),
+    "asap_core.testing.scripted_driver": "Delayed ScriptedAnswer ScriptedDriver ScriptedRun",
+    "asap_core.testing.scripted_outcomes": "OutcomeScript outcome_scripts",
     "asap_core.testing.stores": "AdmissionStore check_store",
     "asap_core.testing.strategies": (
         "broken_documents cuts envelope_documents envelopes json_values manifests requests urns"

@@ -25,12 +25,18 @@ from asap_core import (
     refuse_head,
 )
 from asap_core.auth import ProofKey
+from asap_core.client import Client
 from asap_core.testing import (
+    Delayed,
     ExchangeMachine,
     NearlyValid,
     NearlyValidHead,
     NearlyValidToken,
+    OutcomeScript,
     Reply,
+    ScriptedAnswer,
+    ScriptedDriver,
+    ScriptedRun,
     Target,
     TokenIssuer,
     broken_documents,
@@ -49,6 +55,7 @@ from asap_core.testing import (
     nearly_valid_manifests,
     nearly_valid_registry_entries,
     nearly_valid_tokens,
+    outcome_scripts,
     request_bodies,
     requests,
     tokens,
@@ -124,6 +131,10 @@ def drawn_for(key: ProofKey, forger: ProofKey) -> strategies.SearchStrategy[str 
     return tokens(issuer) | nearly_valid_tokens(issuer, "typ is that of an access token") | sets.map(str)
 
 
+scripts: strategies.SearchStrategy[OutcomeScript] = outcome_scripts(strategies.just(b"{}"), most=3)
+driver = ScriptedDriver(OutcomeScript(fetches=(Delayed(1.0, ScriptedAnswer(404)),)).play())
+client = Client("urn:asap:agent:a").bind(driver.runtime)
+run: ScriptedRun[Manifest] = driver.start(client.discover("http://a/"))
 bad_heads: strategies.SearchStrategy[NearlyValidHead] = nearly_valid_heads("there is one framing")
 raw: strategies.SearchStrategy[bytes] = heads()
 pieces: strategies.SearchStrategy[tuple[bytes, ...]] = cuts(b"data")
