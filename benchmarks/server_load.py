@@ -28,13 +28,16 @@ FROM_ONE = 50
 
 
 def asap_call(agent: str, text: str) -> object:
-    """A call with an envelope id and a nonce of its own."""
+    """A call with an envelope id and a nonce of its own, its keys in the order in which clients write them.
+
+    Clients of this project and of the reference write the same order. A call in another one takes some 5 µs more.
+    """
     stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     envelope = {
         "id": "e-NUMBER", "asap_version": "0.1", "timestamp": stamp, "sender": "urn:asap:agent:alice-SENDER",
         "recipient": agent, "payload_type": "task.request",
         "payload": {"conversation_id": "c", "skill_id": "echo", "input": {"text": text}},
-        "extensions": {"nonce": "n-NUMBER"},
+        "correlation_id": None, "trace_id": None, "requires_ack": False, "extensions": {"nonce": "n-NUMBER"},
     }  # fmt: skip
     return {"jsonrpc": "2.0", "method": "asap.send", "id": "1", "params": {"envelope": envelope}}
 
@@ -50,7 +53,7 @@ def posts(agent: str, size: int) -> Callable[[], bytes]:
     call, path = (a2a_call, "/a2a") if agent == "a2a" else (asap_call, "/asap")
 
     def text_of(text: str) -> str:
-        return json.dumps(call(agent, text)).replace("NUMBER", "%(n)020d").replace("SENDER", "%(s)02d")
+        return json.dumps(call(agent, text), separators=(",", ":")).replace("NUMBER", "%(n)020d").replace("SENDER", "%(s)02d")
 
     frame = len(text_of("") % {"n": 0, "s": 0})
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nA2A-Version: 1.0\r\n"

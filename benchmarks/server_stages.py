@@ -25,6 +25,7 @@ from asap_core.http.messages import Request, Response
 from asap_core.server.call import Answered, CallState, Dispatch, Record
 from asap_core.server.exchange import Exchange, Fork, ReadBody, Respond
 from asap_core.wire.handler_reply import Replied
+from benchmarks.server_floor import serve_h11
 from benchmarks.server_load import posts
 
 __all__ = ["run"]
@@ -148,6 +149,7 @@ async def _over_sockets(driver: Driver, make: Callable[[], bytes], timer: Timer)
         theirs = anyio.abc.SocketStream.from_socket
         await _asked(_echo, theirs, make, timer, "(bare anyio would take to read and write)")
         await _asked(_echo, _ours, make, timer, "(our streams take to read and write)")
+        await _asked(serve_h11, theirs, make, timer, "(bare h11 over anyio would take for all)")
         await _asked(serve, _ours, make, timer, "all of that, and the connection")
 
 
