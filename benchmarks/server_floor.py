@@ -9,7 +9,7 @@ import sys
 
 import anyio
 import h11
-from anyio.abc import SocketStream
+from anyio.abc import ByteStream
 
 __all__: list[str] = []
 
@@ -18,7 +18,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE).search
 _ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
-async def serve_one(stream: SocketStream, connection: h11.Connection) -> bool:
+async def serve_one(stream: ByteStream, connection: h11.Connection) -> bool:
     """Answer one request with its body. Returns whether another one may follow."""
     body = b""
     while True:
@@ -39,7 +39,7 @@ async def serve_one(stream: SocketStream, connection: h11.Connection) -> bool:
     return True
 
 
-async def serve_h11(stream: SocketStream) -> None:
+async def serve_h11(stream: ByteStream) -> None:
     connection = h11.Connection(h11.SERVER)
     async with stream:
         try:
@@ -49,7 +49,7 @@ async def serve_h11(stream: SocketStream) -> None:
             return
 
 
-async def serve_bytes(stream: SocketStream) -> None:
+async def serve_bytes(stream: ByteStream) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     async with stream:
         try:

@@ -53,7 +53,11 @@ def posts(agent: str, size: int) -> Callable[[], bytes]:
     call, path = (a2a_call, "/a2a") if agent == "a2a" else (asap_call, "/asap")
 
     def text_of(text: str) -> str:
-        return json.dumps(call(agent, text), separators=(",", ":")).replace("NUMBER", "%(n)020d").replace("SENDER", "%(s)02d")
+        return (
+            json.dumps(call(agent, text), separators=(",", ":"))
+            .replace("NUMBER", "%(n)020d")
+            .replace("SENDER", "%(s)02d")
+        )
 
     frame = len(text_of("") % {"n": 0, "s": 0})
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nA2A-Version: 1.0\r\n"

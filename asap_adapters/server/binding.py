@@ -14,7 +14,7 @@ from asap_core.server.serving import Scope
 
 _log: Final = logging.getLogger("asap.admission")
 # Logged at DEBUG; refusals at INFO.
-_LET_IN: Final = frozenset({What.ACCEPTED, What.REPEATED})
+_LET_IN: Final = (What.ACCEPTED, What.REPEATED)
 
 
 def log_decision(decision: Decision) -> None:

@@ -92,12 +92,19 @@ class _Connection:
     async def _serve_one(self, data: bytes) -> bytes | None:
         """Serve the next request. Returns the bytes that came after it, or None if the connection is over."""
         channel = self.channel
-        head: PlainHead | Head | None = self._plain(data) if data else None
+        if not data:
+            # One wait from the end of the last request to the end of the next head: bytes that trickle renew nothing.
+            data = await channel.first_bytes() or b""
+            if not data:
+                return None
+        head: PlainHead | Head | None = self._plain(data)
         if head is None:
             found = await self._read_head(data)
             if found is None or isinstance(found, bytes):
                 return found
             head, data = found
+        elif channel.expired:
+            return data
         channel.slot.stays()
         request, wire = self._opened(head, data)
         if is_logged():
@@ -132,13 +139,6 @@ class _Connection:
     async def _read_head(self, data: bytes) -> tuple[PlainHead | Head, bytes] | bytes | None:
         """Return a head, and the bytes that begin with it; these alone if the scope expired. None if it's all over."""
         channel, policy = self.channel, self.channel.policy
-        if not data:
-            # One wait from the end of the last request to the end of the next head: bytes that trickle renew nothing.
-            data = await channel.first_bytes() or b""
-            if not data:
-                return None
-            if (plain := self._plain(data)) is not None:
-                return data if channel.expired else (plain, data)
         reader = HeadReader(max_size=policy.max_head, max_fields=policy.max_headers)
         head = reader.feed(data)
         if head is None:

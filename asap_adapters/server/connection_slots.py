@@ -130,7 +130,8 @@ class ConnectionSlots:
         if slot not in waiting:
             slot.idle_since = now if slot.served else now + _GRACE
             waiting[slot] = None
-        self._make_room()
+        if self._queueing:
+            self._make_room()
 
     def waits_no_more(self, slot: ConnectionSlot) -> None:
         """The request is there, or the wait is over."""

@@ -146,7 +146,10 @@ class Driver:
                         chunk = await wire.receive(expect_continue=state.expect_continue)
                         state = state.end() if chunk is None else state.feed(chunk)
                     case Fork():
-                        state = state.answered(await self._answers(state.calls, timer))
+                        one = len(state.calls) == 1
+                        state = state.answered(
+                            [await self.answer(state.calls[0], timer)] if one else await self._answers(state.calls)
+                        )
                     case Respond():
                         if timer is not None and timer.expired:
                             return partial(self.run, state, wire)
@@ -241,9 +244,7 @@ class Driver:
         except OSError:
             return _UNKNOWN
 
-    async def _answers(self, calls: tuple[CallState, ...], timer: Timer | None) -> list[Answered]:
-        if len(calls) == 1:
-            return [await self.answer(calls[0], timer)]
+    async def _answers(self, calls: tuple[CallState, ...]) -> list[Answered]:
         answers: dict[int, Answered] = {}
 
         async def one(index: int, call: CallState) -> None:
@@ -260,34 +261,35 @@ class Driver:
 
         timer: keeps the deadline of its handler. If it has expired, nothing can be awaited next.
         """
-        before = pending_cancellations()
+        before, state = pending_cancellations(), opened
         try:
-            return await self._drive(opened, timer)
+            while True:
+                match state:
+                    case Dispatch():
+                        state = await self._dispatch(state, timer)
+                    case Answered():
+                        if state.fault is not None:
+                            log.error("a handler's answer can't be sent: %s", state.fault)
+                        return state
+                    case Admit(question):
+                        state = state.answered(await self._ask(question))
+                    case Hold():
+                        state = await self._hold(state)
+                    case Record():
+                        state = await self._record(state)
+                    case _:
+                        assert_never(state)
         except BaseException as error:
             if must_propagate(error, before):
                 raise
             report(log, "a call broke", error=error)
             return broken_call(opened)
 
-    async def _drive(self, state: CallState, timer: Timer | None) -> Answered:
-        while True:
-            match state:
-                case Answered():
-                    if state.fault is not None:
-                        log.error("a handler's answer can't be sent: %s", state.fault)
-                    return state
-                case Dispatch():
-                    state = await self._dispatch(state, timer)
-                case Admit(question):
-                    state = state.answered(await self._ask(question))
-                case Hold():
-                    state = await self._hold(state)
-                case Record(reservation, outcome, size):
-                    if self.store is not None:
-                        await tell_user_code(log, "store.record", self.store.record, reservation, outcome, size)
-                    state = state.recorded()
-                case _:
-                    assert_never(state)
+    async def _record(self, state: Record) -> Answered:
+        if self.store is not None:
+            facts = state.reservation, state.outcome, state.size
+            await tell_user_code(log, "store.record", self.store.record, *facts)
+        return state.recorded()
 
     async def _ask(self, question: AdmissionQuestion) -> AdmissionAnswer:
         unavailable: AdmissionAnswer = StoreUnavailable(self.agent.policy.retry_after_unavailable)
@@ -305,7 +307,8 @@ class Driver:
                 await tell_user_code(log, "store.lose", store.lose, reservation)
             raise
         finally:
-            self._wake()
+            if self._held:
+                self._wake()
         if isinstance(after, Answered) and store is not None and reservation is not None:
             # `turned_away` is the one move from Dispatch to Answered with a reservation: what ran is recorded first.
             await tell_user_code(log, "store.give_back", store.give_back, reservation)

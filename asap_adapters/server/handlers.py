@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.to_thread
-from attrs import frozen
 
 from asap_adapters.server.callables import expect_handlers, is_async
 from asap_adapters.server.user_code import (
@@ -24,6 +23,7 @@ from asap_adapters.system import new_id
 from asap_core.arguments import expect_whole
 from asap_core.auth.principal import Principal
 from asap_core.refusals import BUSY, HANDLER_FAILED, HANDLER_TIMEOUT, Refusal
+from asap_core.request_values import frozen
 from asap_core.server.agent import Agent
 from asap_core.server.call import Answered, Dispatch, Record
 from asap_core.wire.envelope import Envelope, normalise_payload_type

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from attrs import field, frozen
+from attrs import field
 
 from asap_core.http.fields import CONTROL, TOKEN
 from asap_core.http.messages import Headers, Request, collect
+from asap_core.request_values import frozen
 
 _END: Final = b"\r\n\r\n"
 _is_token: Final = re.compile(TOKEN.encode("latin-1")).fullmatch
@@ -253,6 +254,10 @@ class PlainRequest(Request):
 
     path: str
     fields: dict[bytes, bytes] = field(repr=False)
+    headers: Headers = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Check nothing, and convert no headers: `read_plain_head` made them all."""
 
 
 def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead | None:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from attrs import field, frozen
+from attrs import field
 
+from asap_core.request_values import frozen
 from asap_core.wire.json import write_json
 
 Headers = tuple[tuple[bytes, bytes], ...]

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
-from attrs import frozen
-
 from asap_core.refusals import (
     ANSWER_GONE,
     AUTHENTICATION_REQUIRED,
@@ -36,6 +34,7 @@ from asap_core.refusals import (
     VERSION_INCOMPATIBLE,
     Kind,
 )
+from asap_core.request_values import frozen
 
 
 class What(Enum):

@@ -402,7 +402,8 @@ class Fork(_State):
         if len(sizes) != len(self.calls):
             raise ValueError("answered: expected one Answered for each call, in their order")
         self._context.leave(self)
-        self._context.now = self._context.agent.now()
+        if self._context.limit_key is not None:  # what's left of it is told as of now
+            self._context.now = self._context.agent.now()
         size = sum(sizes)
         if size <= UNCOUNTED:
             return self._context.respond(self._response(answers))

@@ -194,7 +194,8 @@ class Serving:
     def finished(self, caller: str, reservation: Reservation | None, *, ran: bool) -> None:
         """Stop counting a handler. Its open reservation is lost if it ran, and given back if it never did."""
         self.active -= 1
-        self._count()
+        if self.counters is not None:
+            self._count()
         self.leave(caller)
         if reservation is None or self.admission is None:
             return

@@ -10,10 +10,11 @@ from enum import Enum
 from json.encoder import encode_basestring as quoted
 from typing import Any, Final
 
-from attrs import evolve, fields, frozen, has
+from attrs import evolve, fields, has
 
 from asap_core.clock import WallTime
 from asap_core.refusals import Refusal
+from asap_core.request_values import frozen
 from asap_core.wire.codec import format_timestamp, to_json
 from asap_core.wire.envelope import ASAP_VERSION, ID, PAYLOAD_TYPE, Envelope, utc
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
