@@ -29,12 +29,11 @@ from asap_adapters.net.dialling import (
     is_readable,
     words_of,
 )
-from asap_adapters.net.httpcore_requests import chosen, resolving
+from asap_adapters.net.httpcore_requests import chosen, connecting, resolving
 from asap_adapters.net.place_queue import PlaceQueue
 from asap_adapters.net.resolving import THREADS, Question
 from asap_core.client.connections import Pooled, Progress
 from asap_core.client.programs import Stage
-from asap_core.net.outbound import Dial, OutboundPolicy
 from asap_core.net.urls import domain_of
 
 K = TypeVar("K", bound=Hashable)
@@ -302,30 +301,22 @@ class BlockingBackend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """See httpcore."""
-        del timeout, local_address, socket_options  # the pool gives none
-        try:
-            sock = self._connect_proxy(host, port) if self.connection.key.proxy else self._connect(port)
-        except TimeoutError:
-            raise httpcore.ConnectTimeout from None
+        del host, timeout, local_address, socket_options  # the pool gives none
+        with connecting(self.connection.key.proxy):
+            sock = self._connect(port)
         stream = BlockingStream(sock, self.connection, self.closing)
         self.connection.streams.append(stream)
         return stream
 
-    def _connect_proxy(self, host: str, port: int) -> socket.socket:
-        way, progress = OutboundPolicy().destination(host), self.connection.progress
-        try:
-            addresses = way.addresses if isinstance(way, Dial) else self._ask(way.name, port, None)
-            return connect_first(addresses, port, progress, self.closing)[1]
-        except httpcore.ConnectError as error:
-            raise httpcore.ConnectError(f"the proxy that {self.connection.key.proxy}_proxy names: {error}") from None
-
     def _connect(self, port: int) -> socket.socket:
-        progress = self.connection.progress
-        name = progress.route.name
-        addresses = chosen(progress.route, () if name is None else self._ask(name, port, self.resolver))
-        progress.address, sock = connect_first(addresses, port, progress, self.closing)
+        proxy, progress = self.connection.key.proxy, self.connection.progress
+        way = proxy or progress.route
+        addresses = chosen(way, () if way.name is None else self._ask(way.name, port))
+        address, sock = connect_first(addresses, port, progress, self.closing)
+        progress.address = address if proxy is None else None
         return sock
 
-    def _ask(self, name: str, port: int, resolver: BlockingResolver | None) -> Sequence[str]:
+    def _ask(self, name: str, port: int) -> Sequence[str]:
+        resolver = self.resolver if self.connection.key.proxy is None else None
         with resolving():
             return self.look_ups.ask(name, port, resolver, self.connection.progress)

@@ -22,13 +22,12 @@ from attrs import frozen
 from asap_adapters.net.dialling import Dialler, close_all, connect_first, dial as dial_address
 from asap_adapters.net.fetching import read_body
 from asap_adapters.net.http_requests import httpcore_request
-from asap_adapters.net.httpcore_requests import Ways, chosen, resolving
+from asap_adapters.net.httpcore_requests import Ways, chosen, connecting, resolving
 from asap_adapters.net.place_queue import PlaceQueue
 from asap_adapters.net.resolving import Resolver, SystemResolver
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import PLACES, ConnectionKey, Connections, Pooled, Progress
 from asap_core.client.programs import Fetch, Stage
-from asap_core.net.outbound import Dial, OutboundPolicy
 
 _Connection = Pooled[httpcore.AsyncConnectionInterface, httpcore.AsyncNetworkStream]
 
@@ -53,39 +52,28 @@ class _Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        del timeout, local_address, socket_options  # the request's own limit applies, and the pool gives no others
-        try:
-            stream = await (self._connect_proxy(host, port) if self.connection.key.proxy else self._connect(port))
-        except TimeoutError:
-            raise httpcore.ConnectTimeout from None
+        del host, timeout, local_address, socket_options  # the request says where, and how long it may take
+        with connecting(self.connection.key.proxy):
+            stream = await self._connect(port)
         self.connection.streams.append(stream)
         return stream
 
-    async def _connect_proxy(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
-        way = OutboundPolicy().destination(host)
-        try:
-            addresses = way.addresses if isinstance(way, Dial) else await self._ask(way.name, port, self.system)
-            return (await connect_first(addresses, port, self.dial))[1]
-        except httpcore.ConnectError as error:
-            raise httpcore.ConnectError(f"the proxy that {self.connection.key.proxy}_proxy names: {error}") from None
-
     async def _connect(self, port: int) -> httpcore.AsyncNetworkStream:
-        progress = self.connection.progress
-        name = progress.route.name
-        addresses = chosen(progress.route, () if name is None else await self._ask(name, port))
-        progress.address, stream = await connect_first(addresses, port, self.dial)
+        proxy, progress = self.connection.key.proxy, self.connection.progress
+        way = proxy or progress.route
+        addresses = chosen(way, () if way.name is None else await self._ask(way.name, port))
+        address, stream = await connect_first(addresses, port, self.dial)
+        progress.address = address if proxy is None else None
         return stream
 
-    async def _ask(self, name: str, port: int, resolver: Resolver | None = None) -> Sequence[str]:
-        with resolving():
-            return await self._resolve(name, port, resolver or self.resolver)
-
-    async def _resolve(self, name: str, port: int, resolver: Resolver) -> Sequence[str]:
-        if not isinstance(resolver, SystemResolver):
-            return await resolver.resolve(name, port)
+    async def _ask(self, name: str, port: int) -> Sequence[str]:
+        resolver = self.resolver if self.connection.key.proxy is None else self.system
         progress = self.connection.progress
-        progress.stage = Stage.QUEUED
-        return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
+        with resolving():
+            if not isinstance(resolver, SystemResolver):
+                return await resolver.resolve(name, port)
+            progress.stage = Stage.QUEUED
+            return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         raise httpcore.UnsupportedProtocol("only TCP")  # never configured

@@ -11,6 +11,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from attrs import define, field, frozen
 
 from asap_core.client.programs import Route, Stage
+from asap_core.net.environment_proxies import ProxyUrl
 
 # Concurrent requests. One origin alone gets a fifth, which is httpx's own number, 100. The sum stays below the 1,024
 # files that a process may open on most systems.
@@ -43,13 +44,13 @@ class ConnectionKey:
     """Requests with equal keys may share connections.
 
     origin: scheme, host and port.
-    proxy: the name of the environment's proxy; "" is none.
+    proxy: the environment's, if one is used.
     addresses: those at which the host was announced, for requests that follow the announcement. A connection to an
         announced address must not serve other requests to the host, nor vice versa.
     """
 
     origin: tuple[bytes, bytes, int]
-    proxy: str = ""
+    proxy: ProxyUrl | None = None
     addresses: tuple[str, ...] = ()
 
 

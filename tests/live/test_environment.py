@@ -24,13 +24,13 @@ UNUSABLE = {
     f"socks5://u:{SECRET}@127.0.0.1:1": r"needs another package; install httpx\[socks\]",
     f"socks4://u:{SECRET}@127.0.0.1:1": "its scheme isn't http, https or socks5",
     f"ftp://u:{SECRET}@127.0.0.1:1": "its scheme isn't http, https or socks5",
-    f"http://u:{SECRET}@127.0.0.1:99999": "no port that can be connected to",
-    f"http://u:{SECRET}@127.0.0.1:x": "it isn't a URL",
-    f"http://u:{SECRET}@127.0.0.1:0": "no port that can be connected to",
-    f"http://u:{SECRET}@": "it has no host",
-    f"//{SECRET}": "it has no host",
-    f"http://[::1/{SECRET}": "it isn't a URL",
-    f"http://xn--\u2603{SECRET}\u0000:1": "it isn't a URL",
+    f"http://u:{SECRET}@127.0.0.1:99999": "it isn't a URL with a host and a valid port",
+    f"http://u:{SECRET}@127.0.0.1:x": "it isn't a URL with a host and a valid port",
+    f"http://u:{SECRET}@127.0.0.1:0": "it isn't a URL with a host and a valid port",
+    f"http://u:{SECRET}@": "it isn't a URL with a host and a valid port",
+    f"//{SECRET}": "it isn't a URL with a host and a valid port",
+    f"http://[::1/{SECRET}": "it isn't a URL with a host and a valid port",
+    f"http://xn--\u2603{SECRET}\u0000:1": "it isn't a URL with a host and a valid port",
 }
 
 

@@ -32,7 +32,7 @@ with BlockingClient("urn:asap:agent:alice") as client:
     client.send(sys.argv[1], "task.request", {"conversation_id": "c", "skill_id": "echo", "input": {}})
 """
 CLIENT_HALF = re.compile(
-    r"asap_core\.(client|mdns|flights|lru|net\.(outbound|provenance|interfaces|proxy_exemptions))\b"
+    r"asap_core\.(client|mdns|flights|lru|net\.(outbound|provenance|interfaces|environment_proxies))\b"
     r"|asap_core\.auth\.(?!bearer|principal)|asap_core\.wire\.(registry|signing|revocation|task$)"
     r"|asap_adapters\.(client|blocking|net|mdns|driver|files?|file_effects)\b|asap_adapters\.cli\.(?!serve|c|o|e|a|l|_)"
     r"|(httpx|httpcore|zeroconf|certifi)\b"

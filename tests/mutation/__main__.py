@@ -58,7 +58,7 @@ TESTS = {
         "client/client",
     ),
     "asap_core.client.connections": ("client/connections",),
-    "asap_core.net.proxy_exemptions": ("net/proxy_exemptions",),
+    "asap_core.net.environment_proxies": ("net/environment_proxies",),
     "asap_core.client.http_exchange": ("client/http_exchange",),
     "asap_core.client.options": ("client/options",),
     "asap_core.client.argument_checks": ("client/argument_checks",),

@@ -248,7 +248,7 @@ class JudgesOnlyTheFirstAnswer(outbound_transport._Backend):
 class IgnoresRefusedAddresses(outbound_transport._Backend):
     """Connects to a name that has a bad address too, at a good one."""
 
-    async def _ask(self, name, port, resolver=None):
+    async def _ask(self, name, port):
         answers = await super()._ask(name, port)
         return [answer for answer in answers if is_allowed(answer)] or answers
 

@@ -4,11 +4,12 @@ from attrs import define
 from hypothesis import given, strategies as st
 
 from asap_core.client.connections import IDLE_SECONDS, MAX_IDLE, PLACES, ConnectionKey, Connections, Pooled, Progress
+from asap_core.net.environment_proxies import ProxyUrl
 
 A = ConnectionKey((b"https", b"a.example", 443))
 B = ConnectionKey((b"https", b"b.example", 443))
 ANNOUNCED = ConnectionKey((b"https", b"a.example", 443), addresses=("192.0.2.7",))
-PROXIED = ConnectionKey((b"https", b"a.example", 443), proxy="https")
+PROXIED = ConnectionKey((b"https", b"a.example", 443), proxy=ProxyUrl("https_proxy", "http", "proxy.example", 3128))
 
 
 @define(eq=False)
