@@ -114,6 +114,7 @@ class PopKeeps(Lru[int, int]):
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mutant", [OneTooMany, PutIsNoUse, EvictsTheNewest, EvictsSilently, PeekIsUse, TouchIsNoUse, PopKeeps]
 )

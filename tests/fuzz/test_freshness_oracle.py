@@ -200,6 +200,7 @@ WRONG = {
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_reading_is_caught(wrong: str) -> None:
     cases = st.tuples(WELL_FORMED.filter(lambda headers: not reasons(headers)), st.integers(0, 300))
@@ -218,6 +219,7 @@ def test_on_other_headers_our_reader_is_stricter_for_a_listed_reason(headers, af
         assert reasons(headers) & {Reason.ARGUMENT, Reason.MALFORMED}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reason", Reason)
 def test_each_listed_reason_makes_a_difference(reason: Reason) -> None:
     def differs(headers) -> bool:

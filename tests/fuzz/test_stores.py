@@ -223,6 +223,7 @@ def prepare_by_the_wall_clock(clock: ManualClock) -> Opener:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "prepare",
     [

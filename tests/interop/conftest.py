@@ -1,6 +1,7 @@
 """The reference implementation in an environment of its own, built once under .cache; needs Python 3.13."""
 
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -67,7 +68,7 @@ def install(interpreter: Path) -> None:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reference_client(reference_python):
     """Run the reference's client script against a URL; what each step brought, by its name."""
 
@@ -81,11 +82,12 @@ def reference_client(reference_python):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reference_server(reference_python):
-    """Start the reference's server; returns its base URL. Stopped at the end."""
+    """Start the reference's server, once for the same arguments; returns its base URL. Stopped at the end."""
     running = []
 
+    @functools.cache  # one imports for a second
     def start(*token_and_urn):
         script = [reference_python, "-W", "ignore", str(HERE / "reference_server.py"), *token_and_urn]
         process: Any = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from asap_adapters import AgentClient
+from asap_adapters.system import new_id
 from asap_core import Envelope, RemoteError
 from tests.clients import make_client
 
@@ -56,9 +57,10 @@ async def test_refusals_of_the_reference_are_read(served) -> None:
     base, options = served
     async with make_client(**options) as client:
         manifest = await client.discover(base)
-        await client.send(manifest, "task.request", ECHO, nonce="same")
+        nonce = new_id()
+        await client.send(manifest, "task.request", ECHO, nonce=nonce)
         with pytest.raises(RemoteError) as caught:
-            await client.send(manifest, "task.request", ECHO, nonce="same")
+            await client.send(manifest, "task.request", ECHO, nonce=nonce)
         assert (caught.value.code, caught.value.taxonomy) == (-32003, "asap:protocol/invalid_nonce")
         with pytest.raises(RemoteError) as caught:
             await client.send(manifest, "no.such.type", {"a": 1})

@@ -15,7 +15,7 @@ AGENT = "urn:asap:agent:echo-agent"
 SENDER = "urn:asap:agent:reference-client"
 
 
-@pytest.fixture(params=["trio", "asyncio"])
+@pytest.fixture(params=["trio", "asyncio"], scope="module")
 def our_server(request):
     """Serve our echo agent in a thread; returns its base URL."""
     threads = []
@@ -55,8 +55,13 @@ def our_server(request):
         thread.join(30)
 
 
-def test_the_client_of_the_reference_completes_the_whole_script(our_server, reference_client) -> None:
-    said = reference_client(our_server(), AGENT)
+@pytest.fixture(scope="module")
+def said(our_server, reference_client):
+    """What each step of the script brought at our server without tokens."""
+    return reference_client(our_server(), AGENT)
+
+
+def test_the_client_of_the_reference_completes_the_whole_script(said) -> None:
     assert said["manifest"]["ok"]["id"] == AGENT
     assert said["discover"]["ok"] == said["manifest"]["ok"]
     assert said["health"]["ok"]["status"] == "healthy"
@@ -68,8 +73,7 @@ def test_the_client_of_the_reference_completes_the_whole_script(our_server, refe
     assert len({reply["correlation_id"] for reply in said["batch"]["ok"]}) == 5
 
 
-def test_refusals_have_the_codes_of_the_reference(our_server, reference_client) -> None:
-    said = reference_client(our_server(), AGENT)
+def test_refusals_have_the_codes_of_the_reference(said) -> None:
     refused = {step: (said[step]["code"], said[step]["taxonomy"]) for step in ("nonce_again", "stale", "unknown_type")}
     assert refused == {
         "nonce_again": (-32003, "asap:protocol/invalid_nonce"),

@@ -60,6 +60,7 @@ def test_one_seed_draws_the_same_sequences() -> None:
     assert shown[0] == shown[1]
 
 
+@pytest.mark.parametrize("backend", ["trio"])  # the laws are kept on both: test_conform.py
 def test_the_commands_of_the_readme_work_as_written(served: Serve) -> None:  # noqa: F811
     url, _ = served("--rate-limit", "off")
     section = README.read_text("utf-8").split("## An implementation of your own")[1]

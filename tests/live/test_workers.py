@@ -186,6 +186,7 @@ def test_the_url_of_redis_may_come_from_a_file(redis: Server, tmp_path) -> None:
     assert "opensesame" not in done.stderr
 
 
+@pytest.mark.long
 def test_the_benchmark_measures_claims_as_well(redis: Server) -> None:
     command = [*COMMAND, "bench", "admission", "--live", "1000", "--redis", redis.url]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * SECONDS)

@@ -179,6 +179,7 @@ def follows_redirects_anywhere(patch) -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "plant",
     [

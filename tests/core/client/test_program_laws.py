@@ -535,6 +535,7 @@ def caught(world: Callable[[], World]) -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", WORLDS)
 def test_broken_programs_are_caught(mutant: str) -> None:
     caught(WORLDS[mutant])

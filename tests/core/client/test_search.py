@@ -300,6 +300,7 @@ class IgnoresUnnamedAgents(Search):
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "broken",
     [UnreadListIsClear, RevokedIsClear, EndsAtAnUnreadRegistry, EndsAtAnUnreadManifest, IgnoresUnnamedAgents],

@@ -556,6 +556,7 @@ def test_announced_agents_keep_their_laws(monkeypatch) -> None:
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mutant",
     [

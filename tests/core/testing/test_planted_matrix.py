@@ -52,6 +52,7 @@ def test_with_a_token_each_law_that_calls_gets_past_authentication(results) -> N
 
 
 @pytest.mark.planted
+@pytest.mark.long
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
 def test_every_law_can_fail(law: Law) -> None:
     """A switch of the law's own group breaks it, or of another one. The command `--matrix` shows all that do."""
