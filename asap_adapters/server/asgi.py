@@ -213,13 +213,18 @@ def _request(scope: AsgiScope) -> Request:
     # Mounted under a path, an application sees it in front of its own (ASGI: root_path).
     if root_path and target.startswith(f"{_encoded(root_path)}/"):
         target = target[len(_encoded(root_path)) :]
-    return Request(
-        method=scope["method"],
-        target=target,
-        headers=[(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]],
-        peer="" if client is None else str(client[0]),  # none over UNIX sockets
-        local="" if server is None else str(server[0]),
-    )
+    facts: dict[str, Any] = {
+        "method": scope["method"],
+        "target": target,
+        "peer": "" if client is None else str(client[0]),  # none over UNIX sockets
+        "local": "" if server is None else str(server[0]),
+    }
+    headers = scope["headers"]
+    try:
+        return Request(headers=headers, **facts)
+    except ValueError:
+        # The server doesn't keep to ASGI: it passes names with capitals, or bytearrays.
+        return Request(headers=[(bytes(name).lower(), bytes(value)) for name, value in headers], **facts)
 
 
 def _encoded(path: str) -> str:
@@ -277,7 +282,7 @@ class _AsgiWire:
 
     def scope(self) -> anyio.CancelScope:
         """Return a new scope, for all waits until one expires."""
-        self._scope = self._waits.new_scope()
+        self._scope, self._expired = self._waits.new_scope(), False
         return self._scope
 
     def wait_until(self, until: float) -> None:
@@ -288,7 +293,7 @@ class _AsgiWire:
 
     def expire(self) -> None:
         """See `Waiting`."""
-        self.until = NEVER
+        self.until, self._expired = NEVER, True
         self._scope.cancel()
 
     def hasten(self, deadline: float) -> None:
@@ -297,7 +302,7 @@ class _AsgiWire:
     @property
     def expired(self) -> bool:
         """See `Timer`."""
-        return self._scope.cancel_called
+        return self._expired or (self._waits.sweeper is None and self._scope.cancel_called)
 
     def begin_handler(self, seconds: float) -> None:
         """See `Timer`. The next limit is set before anything else is awaited: the answer's."""

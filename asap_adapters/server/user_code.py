@@ -70,8 +70,10 @@ def _asyncio_task() -> "asyncio.Task[object] | None":
 
 async def forget_cancellations() -> None:
     """Undo `task.cancel()` calls of a user's code, in a marked task, unless a scope has been cancelled."""
+    if not _OURS.get():
+        return
     task = _asyncio_task()
-    if task is None or not task.cancelling() or not _OURS.get():
+    if task is None or not task.cancelling():
         return
     if anyio.current_effective_deadline() == -math.inf:
         return
