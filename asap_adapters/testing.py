@@ -14,6 +14,7 @@ from attrs import evolve
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.client.agent_client import AgentClient
+from asap_adapters.memory_network import MemoryNetwork
 from asap_adapters.net.http_options import HttpOptions
 from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.driver import Driver
@@ -26,7 +27,7 @@ from asap_core.net.urls import authority_of, host_in, origin_of
 from asap_core.server.agent import Agent
 from asap_core.server.exchange import Respond
 
-__all__ = ["InProcessTransport", "in_process"]
+__all__ = ["InProcessTransport", "MemoryNetwork", "in_process"]
 
 DEFAULT_SENDER = "urn:asap:agent:test-client"
 DEFAULT_PEER = "127.0.0.1"

@@ -45,12 +45,13 @@ PUBLIC = {
         WriteFile step within
     """,
     "asap_core.testing": """
-        AdmissionStore Delayed ExchangeMachine NearlyValid NearlyValidHead NearlyValidToken OutcomeScript
-        ProgramRunner Reply ScriptedAnswer ScriptedDriver ScriptedRun Target TokenIssuer broken_documents
-        check_driver check_store cuts envelope_documents envelopes heads json_values key_sets local_target
-        manifests nearly_valid_announcements nearly_valid_envelopes nearly_valid_heads nearly_valid_key_sets
-        nearly_valid_manifests nearly_valid_registry_entries nearly_valid_tokens outcome_scripts request_bodies
-        requests tokens urns
+        AdmissionStore CallerArrives CallerLeaves ConnectionFaults Cut Delayed DirectionFaults ExchangeMachine
+        NearlyValid NearlyValidHead NearlyValidToken OutcomeScript ProgramRunner Reply Schedule ScriptedAnswer
+        ScriptedDriver ScriptedRun Target TimePasses TokenIssuer WallClockSteps broken_documents check_driver
+        check_store cuts envelope_documents envelopes heads json_values key_sets local_target manifests
+        nearly_valid_announcements nearly_valid_envelopes nearly_valid_heads nearly_valid_key_sets
+        nearly_valid_manifests nearly_valid_registry_entries nearly_valid_tokens network_scripts outcome_scripts
+        request_bodies requests schedules tokens urns
     """,
     "asap_adapters": """
         AgentChanged AgentClient Anonymous AsapError AsgiApp Authenticated Authenticator BadReply BadState BadStore
@@ -67,7 +68,7 @@ PUBLIC = {
         read_client_key
     """,
     "asap_adapters.testing": """
-        InProcessTransport in_process
+        InProcessTransport MemoryNetwork in_process
     """,
 }
 NAMES = {module: names.split() for module, names in PUBLIC.items()}
@@ -87,11 +88,12 @@ DRIVERS = {
 CHECKS = {"Delayed", "ProgramRunner", "ScriptedAnswer", "ScriptedDriver", "ScriptedRun", "check_driver"}
 # Strategies: tests of any of these draw from them.
 DRAWN = {
-    "NearlyValid", "NearlyValidHead", "NearlyValidToken", "OutcomeScript", "TokenIssuer", "broken_documents", "cuts",
-    "envelope_documents", "envelopes", "heads", "json_values", "key_sets", "manifests", "nearly_valid_announcements",
-    "nearly_valid_envelopes", "nearly_valid_heads", "nearly_valid_key_sets", "nearly_valid_manifests",
-    "nearly_valid_registry_entries", "nearly_valid_tokens", "outcome_scripts", "request_bodies", "requests", "tokens",
-    "urns",
+    "CallerArrives", "CallerLeaves", "ConnectionFaults", "Cut", "DirectionFaults", "NearlyValid", "NearlyValidHead",
+    "NearlyValidToken", "OutcomeScript", "Schedule", "TimePasses", "TokenIssuer", "WallClockSteps",
+    "broken_documents", "cuts", "envelope_documents", "envelopes", "heads", "json_values", "key_sets", "manifests",
+    "nearly_valid_announcements", "nearly_valid_envelopes", "nearly_valid_heads", "nearly_valid_key_sets",
+    "nearly_valid_manifests", "nearly_valid_registry_entries", "nearly_valid_tokens", "network_scripts",
+    "outcome_scripts", "request_bodies", "requests", "schedules", "tokens", "urns",
 }  # fmt: skip
 CLIENTS = {"asap_core.client": 70, "asap_core.auth": 20}
 # Classes that stand in signatures of public names, and whose names nobody needs.

@@ -10,6 +10,14 @@ from asap_core.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from asap_core.testing.bodies import request_bodies as request_bodies
+    from asap_core.testing.caller_schedules import (
+        CallerArrives as CallerArrives,
+        CallerLeaves as CallerLeaves,
+        Schedule as Schedule,
+        TimePasses as TimePasses,
+        WallClockSteps as WallClockSteps,
+        schedules as schedules,
+    )
     from asap_core.testing.driver_trial import ProgramRunner as ProgramRunner
     from asap_core.testing.drivers import check_driver as check_driver
     from asap_core.testing.head_rules import (
@@ -33,6 +41,12 @@ if TYPE_CHECKING:
         nearly_valid_envelopes as nearly_valid_envelopes,
         nearly_valid_manifests as nearly_valid_manifests,
         nearly_valid_registry_entries as nearly_valid_registry_entries,
+    )
+    from asap_core.testing.network_fault_scripts import network_scripts as network_scripts
+    from asap_core.testing.network_faults import (
+        ConnectionFaults as ConnectionFaults,
+        Cut as Cut,
+        DirectionFaults as DirectionFaults,
     )
     from asap_core.testing.scripted_driver import (
         Delayed as Delayed,
@@ -64,6 +78,7 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "asap_core.testing.bodies": "request_bodies",
+    "asap_core.testing.caller_schedules": ("CallerArrives CallerLeaves Schedule TimePasses WallClockSteps schedules"),
     "asap_core.testing.driver_trial": "ProgramRunner",
     "asap_core.testing.drivers": "check_driver",
     "asap_core.testing.head_rules": "NearlyValidHead heads nearly_valid_heads",
@@ -73,6 +88,8 @@ _HOMES: Final = {
         "NearlyValid nearly_valid_announcements nearly_valid_envelopes nearly_valid_manifests "
         "nearly_valid_registry_entries"
     ),
+    "asap_core.testing.network_faults": "ConnectionFaults Cut DirectionFaults",
+    "asap_core.testing.network_fault_scripts": "network_scripts",
     "asap_core.testing.scripted_driver": "Delayed ScriptedAnswer ScriptedDriver ScriptedRun",
     "asap_core.testing.scripted_outcomes": "OutcomeScript outcome_scripts",
     "asap_core.testing.stores": "AdmissionStore check_store",

@@ -18,6 +18,7 @@ from asap_core.client import programs
 from asap_core.client.runtime import Runtime
 from asap_core.clock import ManualClock
 from asap_core.errors import AsapError
+from asap_core.testing.caller_schedules import CallerArrives, CallerLeaves, Schedule, TimePasses, WallClockSteps
 
 T = TypeVar("T")
 
@@ -121,6 +122,30 @@ class ScriptedDriver:
         """Give the program its outcome now."""
         self.runs.remove(run)
         self._step(run, _outcome(run.effect, reply))
+
+    def follow(self, schedule: Schedule, program: Callable[[int], programs.Program[T]]) -> list[ScriptedRun[T]]:
+        """Let callers come and go, and time pass. Returns the runs in the order in which they were started.
+
+        program: makes the program of a caller.
+        """
+        runs: list[ScriptedRun[T]] = []
+        there: dict[int, ScriptedRun[T]] = {}
+        for step in schedule:
+            match step:
+                case CallerArrives(caller):
+                    runs.append(self.start(program(caller)))
+                    there[caller] = runs[-1]
+                case CallerLeaves(caller):
+                    run = there.pop(caller)
+                    if run.effect is not None:
+                        self.close(run)
+                case TimePasses(seconds):
+                    self.advance(seconds)
+                case WallClockSteps(seconds):
+                    self.clock.step_wall(seconds)
+                case _:
+                    assert_never(step)
+        return runs
 
     def close(self, run: ScriptedRun[Any]) -> None:
         """Close a program where it's suspended."""

@@ -104,14 +104,17 @@ def outcome_scripts(
     whole: st.SearchStrategy[ScriptedReply] = st.builds(ScriptedAnswer, body=contents)
     return st.builds(
         OutcomeScript,
-        fetches=_late(st.one_of(whole, whole, whole, answers, answers, _FAILURES), least=1, most=most),
+        # By index: `st.one_of` would count a strategy that is listed several times once.
+        fetches=_late(
+            st.integers(0, 5).flatmap([whole, whole, whole, answers, answers, _FAILURES].__getitem__), 1, most
+        ),
         reads=_late(whole | _FILE_FAILURES),
         writes=_late(st.just(Completed()) | _FILE_FAILURES),
         events=_late(st.just(Unavailable("no network")) | st.just(Expired())),
     )
 
 
-def _late(replies: st.SearchStrategy[ScriptedReply], *, least: int = 0, most: int = 2) -> st.SearchStrategy[_Replies]:
+def _late(replies: st.SearchStrategy[ScriptedReply], least: int = 0, most: int = 2) -> st.SearchStrategy[_Replies]:
     """These, at once or after some time."""
     timed = st.builds(lambda seconds, reply: Delayed(seconds, reply) if seconds else reply, _SECONDS, replies)
     return st.lists(timed, min_size=least, max_size=most).map(tuple)

@@ -1,9 +1,10 @@
 """Code of users that write a driver, or test one with the kit, for the type checker only; it isn't run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hypothesis import strategies
 
+from asap_adapters.testing import MemoryNetwork
 from asap_core import (
     HANDLER_TIMEOUT,
     BadHead,
@@ -27,18 +28,26 @@ from asap_core import (
 from asap_core.auth import ProofKey
 from asap_core.client import Client
 from asap_core.testing import (
+    CallerArrives,
+    CallerLeaves,
+    ConnectionFaults,
+    Cut,
     Delayed,
+    DirectionFaults,
     ExchangeMachine,
     NearlyValid,
     NearlyValidHead,
     NearlyValidToken,
     OutcomeScript,
     Reply,
+    Schedule,
     ScriptedAnswer,
     ScriptedDriver,
     ScriptedRun,
     Target,
+    TimePasses,
     TokenIssuer,
+    WallClockSteps,
     broken_documents,
     cuts,
     envelope_documents,
@@ -55,9 +64,11 @@ from asap_core.testing import (
     nearly_valid_manifests,
     nearly_valid_registry_entries,
     nearly_valid_tokens,
+    network_scripts,
     outcome_scripts,
     request_bodies,
     requests,
+    schedules,
     tokens,
     urns,
 )
@@ -135,6 +146,11 @@ scripts: strategies.SearchStrategy[OutcomeScript] = outcome_scripts(strategies.j
 driver = ScriptedDriver(OutcomeScript(fetches=(Delayed(1.0, ScriptedAnswer(404)),)).play())
 client = Client("urn:asap:agent:a").bind(driver.runtime)
 run: ScriptedRun[Manifest] = driver.start(client.discover("http://a/"))
+plan: Schedule = (CallerArrives(0), TimePasses(1.0), WallClockSteps(-1.0), CallerLeaves(0))
+runs: list[ScriptedRun[Manifest]] = driver.follow(plan, lambda caller: client.discover(f"http://localhost:{caller}"))
+plans: strategies.SearchStrategy[Schedule] = schedules(callers=2, seconds=[0.5], wall=False)
+broken: strategies.SearchStrategy[Sequence[ConnectionFaults]] = network_scripts(most=2)
+network = MemoryNetwork([ConnectionFaults(to_server=DirectionFaults(cut_after=9, cut=Cut.LOST))])
 bad_heads: strategies.SearchStrategy[NearlyValidHead] = nearly_valid_heads("there is one framing")
 raw: strategies.SearchStrategy[bytes] = heads()
 pieces: strategies.SearchStrategy[tuple[bytes, ...]] = cuts(b"data")
