@@ -119,7 +119,8 @@ class ProgramDriver:
                 self.settle()
             finally:  # even if a logging handler raises
                 if sources is not None:
-                    await sources.aclose()
+                    with anyio.CancelScope(shield=True):
+                        await sources.aclose()
 
     def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that changes what programs share, and doesn't wait."""
@@ -207,32 +208,22 @@ def log(remarks: Iterable[Remark]) -> None:
         logging.getLogger(remark.logger).log(_LEVELS[remark.level], "%s", remark.text)
 
 
-class _Sources:
+class _Sources(AsyncExitStack):
     """The sources of `Next` that one run has opened."""
 
-    __slots__ = ("_browse", "_stack", "opened")
-
     def __init__(self, browse: Browse | None) -> None:
-        self.opened: dict[LocalNetwork, AsyncIterator[Event]] = {}
+        super().__init__()
         self._browse = browse
-        self._stack: AsyncExitStack | None = None
+        self._events: dict[LocalNetwork, AsyncIterator[Event]] = {}
 
     async def next(self, source: LocalNetwork, seconds: float | None) -> Heard | Unavailable | Expired:
+        if self._browse is None:
+            return Unavailable("nothing here watches the local network")
         with anyio.move_on_after(seconds):
             try:
-                return Heard(await anext(self.opened.get(source) or await self._open(source)))
+                if source not in self._events:
+                    self._events[source] = await self.enter_async_context(self._browse())
+                return Heard(await anext(self._events[source]))
             except MdnsUnavailable as error:
                 return Unavailable(str(error))
         return Expired()
-
-    async def _open(self, source: LocalNetwork) -> AsyncIterator[Event]:
-        if self._browse is None:
-            raise MdnsUnavailable("nothing here watches the local network")
-        self._stack = self._stack or AsyncExitStack()
-        events = self.opened[source] = await self._stack.enter_async_context(self._browse())
-        return events
-
-    async def aclose(self) -> None:
-        if self._stack is not None:
-            with anyio.CancelScope(shield=True):
-                await self._stack.aclose()

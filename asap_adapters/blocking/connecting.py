@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -292,16 +292,9 @@ class BlockingBackend(httpcore.NetworkBackend):
     connection: BlockingConnection
     closing: Closing
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        """See httpcore."""
-        del host, timeout, local_address, socket_options  # the pool gives none
+    def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.NetworkStream:
+        """See httpcore. The request says where, and how long it may take."""
+        del host
         with connecting(self.connection.key.proxy):
             sock = self._connect(port)
         stream = BlockingStream(sock, self.connection, self.closing)

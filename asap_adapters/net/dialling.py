@@ -17,7 +17,7 @@ import anyio
 import httpcore
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
-from attrs import define, field
+from attrs import define
 
 # RFC 8305 §5: seconds after which the next address is tried too.
 ATTEMPT_DELAY: Final = 0.25
@@ -174,51 +174,35 @@ async def connect_first(addresses: Sequence[str], port: int, dial: Dialler) -> t
 
     Raises: httpcore.ConnectError, which names the reason for each address.
     """
-    race = _Race(port, dial)
-    try:
-        if len(addresses) == 1:  # no race, so no task is needed
-            await race.attempt(addresses[0], anyio.Event(), anyio.CancelScope())
-        else:
-            await race.run(addresses)
-    except BaseException:
-        if race.won is not None:  # the caller was cancelled
-            await close_all([race.won[1]])
-        raise
-    if race.won is None:
-        raise httpcore.ConnectError("; ".join(race.failures))
-    return race.won
+    made: list[tuple[str, httpcore.AsyncNetworkStream]] = []
+    failures: list[str] = []
 
-
-@define(eq=False)
-class _Race:
-    port: int
-    dial: Dialler
-    won: tuple[str, httpcore.AsyncNetworkStream] | None = None
-    failures: list[str] = field(factory=list)
-
-    async def run(self, addresses: Sequence[str]) -> None:
-        async with anyio.create_task_group() as group:
-            for address in addresses:
-                ended = anyio.Event()
-                group.start_soon(self.attempt, address, ended, group.cancel_scope)
-                with anyio.move_on_after(ATTEMPT_DELAY):
-                    await ended.wait()
-                if self.won is not None:
-                    return
-
-    async def attempt(self, address: str, ended: anyio.Event, others: anyio.CancelScope) -> None:
+    async def attempt(address: str, ended: anyio.Event, all_attempts: anyio.CancelScope) -> None:
         try:
-            stream = await self.dial(address, self.port)
+            made.append((address, await dial(address, port)))
+            all_attempts.cancel()
         except (httpcore.ConnectError, httpcore.ConnectTimeout, OSError) as error:
-            self.failures.append(f"{address}: {words_of(error)}")
-        else:
-            if self.won is None:
-                self.won = address, stream
-                others.cancel()
-            else:
-                await close_all([stream])
+            failures.append(f"{address}: {words_of(error)}")
         finally:
             ended.set()
+
+    try:
+        if len(addresses) == 1:  # no race, so no task is needed
+            await attempt(addresses[0], anyio.Event(), anyio.CancelScope())
+        else:
+            async with anyio.create_task_group() as group:
+                for address in addresses:
+                    ended = anyio.Event()
+                    group.start_soon(attempt, address, ended, group.cancel_scope)
+                    with anyio.move_on_after(ATTEMPT_DELAY):
+                        await ended.wait()
+        await close_all([stream for _, stream in made[1:]])
+    except BaseException:  # the caller was cancelled
+        await close_all([stream for _, stream in made])
+        raise
+    if not made:
+        raise httpcore.ConnectError("; ".join(failures))
+    return made[0]
 
 
 async def close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:

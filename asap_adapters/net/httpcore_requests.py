@@ -28,12 +28,6 @@ from asap_core.net.outbound import Dial
 _SOCKS: Final = Advice("install httpx[socks], or use one over http")
 
 
-def environment_proxies() -> Proxies:
-    """Return the proxies of the current environment, and of the system's settings, if it has any."""
-    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    return Proxies(getproxies(), no_proxy, proxy_bypass)
-
-
 def certificates(verify: ssl.SSLContext | bool, *, trust_env: bool) -> ssl.SSLContext:  # noqa: FBT001 - httpx's own
     """Return the TLS context. Raises OSError, which names the variable if the environment's files are unreadable."""
     try:
@@ -68,7 +62,8 @@ class Ways:
     def __init__(self, verify: ssl.SSLContext | bool, *, trust_env: bool) -> None:  # noqa: FBT001 - httpx's own
         self._verify = verify
         self._context = certificates(verify, trust_env=True) if trust_env else None
-        self._proxies = environment_proxies() if trust_env else Proxies()
+        no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        self._proxies = Proxies(getproxies(), no_proxy, proxy_bypass) if trust_env else Proxies()
 
     def key(self, route: Route) -> ConnectionKey:
         """Return which connections a request may use. Raises `NotAllowed` if its proxy can't be used."""

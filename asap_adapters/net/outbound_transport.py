@@ -11,7 +11,7 @@ request, which `fetch` sets.
 """
 
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -44,15 +44,9 @@ class _Backend(httpcore.AsyncNetworkBackend):
     dial: Dialler
     connection: _Connection
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        del host, timeout, local_address, socket_options  # the request says where, and how long it may take
+    async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        """See httpcore. The request says where, and how long it may take."""
+        del host
         with connecting(self.connection.key.proxy):
             stream = await self._connect(port)
         self.connection.streams.append(stream)
@@ -74,12 +68,6 @@ class _Backend(httpcore.AsyncNetworkBackend):
                 return await resolver.resolve(name, port)
             progress.stage = Stage.QUEUED
             return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
-
-    async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
-        raise httpcore.UnsupportedProtocol("only TCP")  # never configured
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
 
 
 class OutboundTransport:
