@@ -9,7 +9,7 @@ import pytest
 from asap_adapters.cli import commands
 from asap_adapters.cli.command import CliCommand, Parser
 from asap_core import Policy, What
-from docs import reference
+from docs import laws, reference
 from tests.test_public_names import NAMES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -62,6 +62,10 @@ def test_every_counter_is_listed() -> None:
 def test_the_page_of_the_command_line_is_up_to_date() -> None:
     page = (DOCS / "cli_reference.md").read_text("utf-8")
     assert page == reference.cli_reference(), "python -m docs.reference > docs/cli_reference.md"
+
+
+def test_the_page_of_laws_is_up_to_date() -> None:
+    assert (DOCS / "laws.md").read_text("utf-8") == laws.page(), "python -m docs.laws > docs/laws.md"
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)

@@ -3,14 +3,20 @@
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from asap_core.testing.laws.records import from_json
 from asap_core.testing.laws.shell_lines import PREPARE as PREPARED
 from asap_core.testing.planted.agent import PlantedAgent
 from asap_core.testing.planted.messages import PlantedOptions
 from asap_core.testing.planted.serving import PlantedServer
-from tests.live.command import asap
+from tests.live.command import ALICE, SECONDS, asap, line_of
+from tests.live.repeated_lines import repetitions
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.live,
@@ -55,3 +61,26 @@ def test_what_stands_before_the_lines_keeps_lengths() -> None:
         ["sh", "-c", "\n".join([*PREPARED, "printf $RUN; at -310"])], capture_output=True, text=True, check=True
     ).stdout
     assert len(shown) == len("a5yOjcFM") + len("2025-12-31T23:59:50.000001Z\n")
+
+
+# Its only ids: the agent has seen them in the run.
+WITHOUT_FRESH_IDS = {"envelope.types_of_fields", "envelope.ids_are_bounded_and_printable"}
+# Laws that send raw bytes wait some seconds each; `python -m tests.live.repeated_lines` takes any report.
+SLOW = [word for group in ("connections", "heads", "bodies", "limits", "http") for word in ("--except", group)]
+
+
+def test_all_lines_of_the_sloppy_agents_failures_reproduce_the_answers(tmp_path, monkeypatch) -> None:
+    """Of most laws: status and shape of the body are those of the report."""
+    command = [sys.executable, str(ROOT / "docs/examples/sloppy_agent.py"), "0"]
+    callers = ["--token", "secret", "--as", ALICE, "--other-token", "secret2", "--other-as", "urn:asap:agent:bob"]
+    monkeypatch.setenv("TOKEN", "secret")
+    monkeypatch.setenv("OTHER_TOKEN", "secret2")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            shown = asap("conform", line_of(process).strip(), *callers, *SLOW, "--json")
+            found = repetitions(from_json(shown.stdout))
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+    assert len({each.law for each in found}) > 100
+    assert {each.law for each in found if not each.is_same} == WITHOUT_FRESH_IDS

@@ -56,6 +56,7 @@ class RecordedExchange:
     request: if it was one request that a tool such as curl can repeat.
     pieces: if it wasn't: the bytes, and the pauses between them in seconds.
     at: when it was sent, in seconds since the Unix epoch.
+    seconds: how long it took, if it wasn't one request.
 
     Names stand in place of callers' tokens, since reports are shown to others: see `TokenMask`.
     """
@@ -66,6 +67,7 @@ class RecordedExchange:
     request: HttpRequest | None = field(default=None, repr=False)
     pieces: tuple[bytes | float, ...] = field(default=(), repr=False)
     at: float = 0.0
+    seconds: float = 0.0
 
 
 class LawResult(Enum):
@@ -170,7 +172,8 @@ class Recorder:
                 sent = b"".join(each for each in shown if isinstance(each, bytes))
                 remark = self.mask.text("; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes")
                 received = self.mask.data(outcome.raw)
-                self.exchanges.append(RecordedExchange(sent, received, remark, pieces=shown, at=at))
+                took = self.now() - before
+                self.exchanges.append(RecordedExchange(sent, received, remark, pieces=shown, at=at, seconds=took))
             case _:
                 pass
         return outcome

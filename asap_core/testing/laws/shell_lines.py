@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain
+from math import ceil
 from shlex import quote
 from typing import Final
 
@@ -50,7 +51,7 @@ def repeating_line(exchange: RecordedExchange, url: str) -> str:
     """Return a line that repeats an exchange; empty if no such line can."""
     if exchange.request is not None:
         return curl_line(exchange.request, url, exchange.at)
-    return telnet_line(exchange.pieces, url, exchange.at) or ""
+    return telnet_line(exchange.pieces, url, exchange.at, exchange.seconds) or ""
 
 
 def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:
@@ -78,8 +79,11 @@ def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:
     return " | ".join([source, *packing, " ".join([*words, "--data-binary", "@-", target])]) + remark
 
 
-def telnet_line(pieces: Sequence[bytes | float], url: str, at: float = 0.0) -> str | None:
-    """Return a line that sends these bytes once more, with the pauses between them. None if there are too many."""
+def telnet_line(pieces: Sequence[bytes | float], url: str, at: float = 0.0, seconds: float = 0.0) -> str | None:
+    """Return a line that sends these bytes once more, with the pauses between them. None if there are too many.
+
+    seconds: how long to wait for all, since a peer may leave the connection open. curl's limit is a moment longer.
+    """
     scheme, _, rest = url.partition("://")
     if scheme != "http":
         return None
@@ -89,7 +93,9 @@ def telnet_line(pieces: Sequence[bytes | float], url: str, at: float = 0.0) -> s
         if step is None:
             return None
         steps.append(step)
-    return f"{{ {'; '.join([*steps, f'sleep {_MOMENT}'])}; }} | curl -sN telnet://{rest.partition('/')[0]}"
+    pauses = sum(piece for piece in pieces if isinstance(piece, float))
+    most = ceil(max(seconds, pauses)) + 2 * _MOMENT
+    return f"{{ {'; '.join([*steps, f'sleep {_MOMENT}'])}; }} | curl -sN -m {most} telnet://{rest.partition('/')[0]}"
 
 
 def _unpacked(request: HttpRequest) -> str | None:

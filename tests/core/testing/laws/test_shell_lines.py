@@ -92,8 +92,9 @@ def test_bytes_and_pauses_are_sent_by_telnet() -> None:
     line = telnet_line((b"GET / HTTP/1.1\r\n", 0.5, b"\r\n"), URL)
     assert line == (
         r"{ printf %b 'GET / HTTP/1.1\0015\0012'; sleep 0.5; printf %b '\0015\0012'; sleep 2; } "
-        "| curl -sN telnet://localhost:1"
+        "| curl -sN -m 5 telnet://localhost:1"
     )
+    assert "-m 44 telnet" in (telnet_line((b"", 0.5), URL, seconds=39.9) or "")  # the peer may leave it open
     assert telnet_line((b"",), "https://localhost") is None
 
 
