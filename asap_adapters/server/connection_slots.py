@@ -16,6 +16,9 @@ from attrs import define, field
 # A connection without a request yet counts as idle from this long after it came: its peer needs a round trip to write.
 # Longer, and peers that only connect would outlast those that call now and then.
 _GRACE: Final = 1.0
+# Accepted connections that queue for a slot. It takes three rounds of the event loop until an idle connection has ended
+# and another is served in its place, and at most 16 are accepted in a round. All others wait in the kernel.
+_QUEUE: Final = 64
 
 
 @define(eq=False)
@@ -40,6 +43,10 @@ class ConnectionSlot:
     def wanted(self) -> bool:
         """Whether a new connection needs a slot that no closing connection is about to free."""
         return self._slots.short
+
+    async def taken(self) -> None:
+        """Wait until the connection has its slot."""
+        await self._slots.taken(self)
 
     def waits(self, cancel: Callable[[], None], now: float) -> None:
         """Wait for a request. If a new connection needs the slot, `leaving` is set and `cancel` called."""
@@ -93,36 +100,46 @@ class ConnectionSlot:
 
 @define(eq=False)
 class ConnectionSlots:
-    """The slots of one server, `most` of them; any number of new connections may queue for one."""
+    """The slots of one server, `most` of them."""
 
     most: int
-    _free: anyio.Semaphore = field(init=False)
+    _taken: int = field(default=0, init=False)
+    # In the order in which they came. The event is set when the connection has its slot.
+    _queue: dict[ConnectionSlot, anyio.Event] = field(factory=dict, init=False)
+    _queue_moved: anyio.Event | None = field(default=None, init=False)
     # Each in the order of `idle_since`.
     _waiting_first: dict[ConnectionSlot, None] = field(factory=dict, init=False)
     _waiting_again: dict[ConnectionSlot, None] = field(factory=dict, init=False)
-    _queueing: int = field(default=0, init=False)
     _leaving: int = field(default=0, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._free = anyio.Semaphore(self.most)
 
     @property
     def short(self) -> bool:
         """Whether more connections queue than are closing."""
-        return self._queueing > self._leaving
+        return len(self._queue) > self._leaving
 
-    async def take(self, address: str = "") -> ConnectionSlot:
-        """Take a slot: a free one, or that of the connection that has been idle longest, or the next that is freed."""
-        try:
-            self._free.acquire_nowait()
-        except anyio.WouldBlock:
-            self._queueing += 1
-            try:
-                self._make_room()
-                await self._free.acquire()
-            finally:
-                self._queueing -= 1
-        return ConnectionSlot(self, address)
+    def enter(self, address: str = "") -> ConnectionSlot:
+        """Return the slot of a new connection, which isn't served before `ConnectionSlot.taken`.
+
+        It's a free one, or that of the connection that has been idle longest, or the next that is freed.
+        """
+        slot = ConnectionSlot(self, address)
+        if self._taken < self.most:
+            self._taken += 1
+        else:
+            self._queue[slot] = anyio.Event()
+            self._make_room()
+        return slot
+
+    async def taken(self, slot: ConnectionSlot) -> None:
+        """Wait until a connection has its slot."""
+        if slot in self._queue:
+            await self._queue[slot].wait()
+
+    async def queue_has_room(self) -> None:
+        """Wait until another connection may queue."""
+        while len(self._queue) >= _QUEUE:
+            self._queue_moved = self._queue_moved or anyio.Event()
+            await self._queue_moved.wait()
 
     def waits(self, slot: ConnectionSlot, now: float) -> None:
         """A connection waits for a request, or still does."""
@@ -130,7 +147,7 @@ class ConnectionSlots:
         if slot not in waiting:
             slot.idle_since = now if slot.served else now + _GRACE
             waiting[slot] = None
-        if self._queueing:
+        if self._queue:
             self._make_room()
 
     def waits_no_more(self, slot: ConnectionSlot) -> None:
@@ -145,7 +162,15 @@ class ConnectionSlots:
     def given_back(self, slot: ConnectionSlot) -> None:
         """A connection is over."""
         self._leaving -= slot.leaving
-        self._free.release()
+        if slot in self._queue:
+            del self._queue[slot]
+        elif self._queue:
+            self._queue.pop(next(iter(self._queue))).set()
+        else:
+            self._taken -= 1
+        if self._queue_moved is not None and len(self._queue) < _QUEUE:
+            self._queue_moved.set()
+            self._queue_moved = None
 
     def end_waiting(self) -> None:
         """Close the connections that have no part of a request now."""

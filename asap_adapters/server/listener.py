@@ -319,15 +319,8 @@ class _Server:
                 connections.start_soon(anyio.aclose_forcefully, stream)
                 continue
             # Accepted first: only a peer that is really there, and may connect, takes the slot of another.
-            try:
-                slot = await self.slots.take(peer_key(peer))
-            except BaseException:
-                if leaving is None:
-                    self._disconnected(peer)
-                with anyio.CancelScope(shield=True):
-                    await anyio.aclose_forcefully(stream)
-                raise
-            connections.start_soon(self._connection, stream, peer, slot, leaving)
+            connections.start_soon(self._connection, stream, peer, self.slots.enter(peer_key(peer)), leaving)
+            await self.slots.queue_has_room()
 
     def _counted(self, peer: str) -> bool:
         """Count a new connection of this address. Returns False, without counting, if the address is at its limit."""
@@ -350,6 +343,7 @@ class _Server:
     ) -> None:
         counted = leaving is None
         try:
+            await slot.taken()
             while not counted and leaving is not None:
                 await leaving.wait()
                 # The dismissed connection stays open if a request arrived on it at that moment.

@@ -236,7 +236,7 @@ class Policy:
     """Header fields in one request, at least 1. The default is Apache's limit."""
     max_connections: int = field(default=1_000, validator=_whole)
     """Connections at once, at least 1; each takes some 60 KB (on asyncio 300 KB, if the peer sends ahead). When full,
-    the connection that has been idle longest is closed for the new one. If all are busy, one new connection waits, and
+    the connection that has been idle longest is closed for the new one. If all are busy, up to 64 new ones wait, and
     the rest stay in the kernel's queue."""
     connections_per_peer: int = field(default=100, validator=_whole)
     """Connections at once from one address (IPv6: one /64), at least 1. When full, that address's longest idle

@@ -76,7 +76,7 @@ def serving(sockets: Any) -> Any:
         server, agent = Serving(), builders.agent()
         driver = Driver(agent, Handlers({"echo": lambda request, _context: request.input}))
         bind_agent(agent)
-        slot = await server.slots.take("a")
+        slot = server.slots.enter("a")
         stream = stream_maker()(sockets[1])
 
         async def serve() -> None:
@@ -174,7 +174,7 @@ class TestOrder:
     @pytest.mark.parametrize(("idle", "goes"), [(0.5, "new"), (1.5, "kept")])
     async def test_a_new_connection_is_compared_with_one_that_was_served(self, idle: float, goes: str) -> None:
         slots, gone, start = ConnectionSlots(3), [], time.monotonic()
-        kept, new = await slots.take("a"), await slots.take("a")
+        kept, new = slots.enter("a"), slots.enter("a")
         kept.stays()
         # Both on the scale of the comparison: the new one counts from `start + idle`.
         new.waits(lambda: gone.append("new"), start + idle - 1)

@@ -64,11 +64,20 @@ class Connecting:
         ours, theirs = self.pipe()
         place = address or f"192.0.2.{self.number}"
         theirs.extra = {SocketAttribute.remote_address: (place, 1)}.__getitem__
+        theirs.receive_nowait = lambda _most: arrived(theirs)
         await self.listener.put.send(theirs)
         with suppress(anyio.BrokenResourceError):  # it was refused
             await ours.send(sends) if sends else None
         await anyio.wait_all_tasks_blocked()
         return ours
+
+
+def arrived(stream):
+    """What a server's last look finds, as on its own streams."""
+    try:
+        return stream._incoming.receive_nowait()
+    except (anyio.WouldBlock, anyio.EndOfStream):
+        return b""
 
 
 @pytest.fixture
@@ -168,6 +177,79 @@ async def test_if_all_slots_are_busy_a_new_connection_gets_the_first_free_one(se
         assert (statuses(answer), b"connection: close" in answer) == ([200], True)
         await late.receive()
         assert anyio.current_time() - began == pytest.approx(10, abs=1)
+
+
+class TestTheQueue:
+    """New connections are accepted while all slots are busy, and get the slots that are freed in their order."""
+
+    @pytest.fixture(name="slow")
+    def slow_handlers(self):
+        async def slow(_request, _context):
+            await anyio.sleep(5)
+            return {}
+
+        return {"echo": slow}
+
+    async def test_idle_connections_end_for_all_that_queue_at_once(self) -> None:
+        slots, gone = ConnectionSlots(3), []
+        for number in range(3):
+            slots.enter().waits(lambda number=number: gone.append(number), 0.0)  # type: ignore[misc]
+        new = [slots.enter() for _ in range(2)]
+        assert gone == [0, 1]
+        with anyio.move_on_after(1) as waiting:
+            await new[0].taken()
+        assert waiting.cancelled_caught
+
+    async def test_those_that_queue_are_served_in_their_order(self, server, slow) -> None:
+        async with server(slow, max_connections=2) as connect:
+            for number in range(2):
+                await connect(post(number))
+            late = [await connect(post(number)) for number in range(2, 5)]
+            assert connect.listener.taken.statistics().current_buffer_used == 0
+            ended = []
+            for one in late:
+                assert statuses(await one.receive()) == [200]
+                ended.append(anyio.current_time())
+            assert ended == [pytest.approx(10, abs=1), pytest.approx(10, abs=1), pytest.approx(15, abs=1)]
+
+    async def test_a_peer_that_leaves_the_queue_holds_up_nobody(self, server, slow) -> None:
+        async with server(slow, max_connections=1) as connect:
+            await connect(post(1))
+            gone, late = await connect(post(2)[:-5]), await connect(post(3))
+            await gone.aclose()
+            assert statuses(await late.receive()) == [200]
+            assert anyio.current_time() == pytest.approx(10, abs=1)
+
+    async def test_the_queue_is_bounded_and_the_rest_is_accepted_later(self, server, slow, monkeypatch) -> None:
+        monkeypatch.setattr("asap_adapters.server.connection_slots._QUEUE", 2)
+        async with server(slow, max_connections=1) as connect:
+            await connect(post(0))
+            late = [await connect(post(number)) for number in range(1, 6)]
+            left = connect.listener.taken.statistics
+            assert left().current_buffer_used == 3
+            assert statuses(await late[0].receive()) == [200]
+            assert left().current_buffer_used == 2
+            assert statuses(await late[-1].receive()) == [200]
+
+    async def test_a_server_that_stops_answers_those_that_queue_with_their_request(self, server, slow) -> None:
+        async with server(slow, max_connections=1) as connect:
+            await connect(post(1))
+            late, silent = await connect(post(2)), await connect()
+            connect.stop.set()
+            assert statuses(await late.receive()) == [200]
+            await anyio.sleep(0.1)
+            assert not is_open(silent)
+
+    async def test_those_that_still_queue_after_the_drain_are_closed(self, server) -> None:
+        async def endless(_request, _context):
+            await anyio.sleep_forever()
+
+        async with server({"echo": endless}, max_connections=1, drain=30, handler_deadline=30) as connect:
+            late = [await connect(post(number)) for number in range(3)]
+            connect.stop.set()
+            await anyio.sleep(31)
+            assert not any(map(is_open, late))
+        assert connect.stopped_after <= 31
 
 
 async def test_no_connection_is_closed_if_no_other_waits(server) -> None:
@@ -314,7 +396,7 @@ class TestStopping:
 
 async def test_a_connection_whose_request_just_arrived_stays_and_another_is_closed() -> None:
     places = ConnectionSlots(2)
-    first, second = await places.take(), await places.take()
+    first, second = places.enter(), places.enter()
     ended = []
 
     async def holds(place: ConnectionSlot) -> None:
@@ -327,7 +409,7 @@ async def test_a_connection_whose_request_just_arrived_stays_and_another_is_clos
         with first.waiting():
             group.start_soon(holds, second)
             await anyio.wait_all_tasks_blocked()
-            group.start_soon(places.take)
+            places.enter()
             # The others run; this one is told, and is done before it notices.
             with anyio.CancelScope(shield=True):
                 await anyio.wait_all_tasks_blocked()
@@ -340,7 +422,7 @@ async def test_a_connection_whose_request_just_arrived_stays_and_another_is_clos
 
 async def test_a_waiter_is_woken_if_the_connection_to_close_stays() -> None:
     places = ConnectionSlots(2)
-    place = await places.take("192.0.2.1")
+    place = places.enter("192.0.2.1")
     assert (places.dismiss("192.0.2.1"), places.dismiss("192.0.2.2")) == (None, None)
     with place.waiting():
         settled = places.dismiss("192.0.2.1")  # and its request is there, before it notices
