@@ -10,8 +10,8 @@ import anyio.lowlevel
 
 from asap_adapters.file_effects import PIECE, OpenedFile, open_to_read, remove, unavailable, write
 from asap_adapters.files import FileThreads
-from asap_adapters.net.fetching import Transport, fetch
-from asap_adapters.net.http_options import HttpOptions, open_transport
+from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import AnyTransport, OutboundTransport, fetch
 from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import (
@@ -67,7 +67,7 @@ class ProgramDriver:
         self._http = http
         self.browse = browse
         self._owner = owner
-        self._transport: Transport | None = None
+        self._transport: AnyTransport | None = None
         self._parked: dict[Ticket, anyio.Event] = {}
         self._files = FileThreads()
         # Threads of their own, since the disk of one may hang.
@@ -79,10 +79,13 @@ class ProgramDriver:
         return self._transport is not None
 
     def open(self) -> None:
-        """Prepare for requests. Raises RuntimeError if it's open already; OSError as `open_transport`."""
+        """Prepare for requests. Raises RuntimeError if it's open already, OSError if certificates are unreadable."""
         if self._transport is not None:
             raise RuntimeError("this client is open already")
-        self._transport = open_transport(self._http)
+        http = self._http
+        self._transport = http.transport or OutboundTransport(
+            resolver=http.resolver, verify=http.verify, trust_env=http.trust_env
+        )
 
     async def aclose(self) -> None:
         """Close all connections. Any task may call it; a second call does nothing."""
@@ -141,7 +144,7 @@ class ProgramDriver:
             remove(path)
         log(self.runtime.take_remarks())
 
-    def opened(self) -> Transport:
+    def opened(self) -> AnyTransport:
         """Return the transport. Raises RuntimeError if it isn't open."""
         if self._transport is None:
             raise RuntimeError(f"this client isn't open; write: async with {self._owner} as client: …")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
 
 from attrs import field, frozen
 
-from asap_adapters.blocking.http_options import BlockingHttpOptions, open_blocking_transport
+from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_adapters.blocking.interrupts import Closing, Flag, held, interruptible
-from asap_adapters.blocking.transport import AnyBlockingTransport, fetch
+from asap_adapters.blocking.transport import AnyBlockingTransport, BlockingTransport, fetch
 from asap_adapters.driver import log
 from asap_adapters.file_effects import read, remove, write
 from asap_adapters.system import SystemClock, new_id, new_token, random_fraction
@@ -79,7 +79,11 @@ class BlockingDriver:
         with held(), self._lock:
             if self._session is not None:
                 raise RuntimeError("this client is open already")
-            self._session = _Session(open_blocking_transport(self._http), os.getpid())
+            http = self._http
+            transport = http.transport or BlockingTransport(
+                resolver=http.resolver, verify=http.verify, trust_env=http.trust_env
+            )
+            self._session = _Session(transport, os.getpid())
 
     def close(self) -> None:
         """Close all connections. Runs of other threads raise RuntimeError. A second call does nothing."""

@@ -6,7 +6,6 @@ import httpx
 from attrs import field, frozen
 
 from asap_adapters.blocking.connecting import BlockingResolver
-from asap_adapters.blocking.transport import AnyBlockingTransport, BlockingHttpxTransport, BlockingTransport
 from asap_adapters.net.http_options import ConnectionOptions
 from asap_core.arguments import ArgumentRule, has_methods, is_instance, is_or_none
 
@@ -28,10 +27,3 @@ class BlockingHttpOptions(ConnectionOptions):
     resolver: BlockingResolver | None = field(default=None, validator=_RESOLVER)
     """Looks up names instead of the operating system. It's called in a thread of its own, several at once; a
     look-up that isn't waited for any longer goes on there."""
-
-
-def open_blocking_transport(http: BlockingHttpOptions) -> AnyBlockingTransport:
-    """Return the transport for these options. Raises OSError if certificates of the environment are unreadable."""
-    if http.transport is not None:
-        return BlockingHttpxTransport(http.transport)
-    return BlockingTransport(resolver=http.resolver, verify=http.verify, trust_env=http.trust_env)

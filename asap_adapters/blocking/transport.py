@@ -10,7 +10,6 @@ from threading import Lock
 
 import httpcore
 import httpx
-from attrs import frozen
 
 from asap_adapters.blocking.connecting import (
     BlockingBackend,
@@ -34,36 +33,27 @@ def fetch(transport: "AnyBlockingTransport", asked: Fetch) -> Received | Unanswe
     now = time.monotonic()
     progress = Progress(patience=now + min(asked.patience, asked.seconds), end=now + asked.seconds, route=asked.route)
     try:
-        transport.exchange(asked, progress)
+        if isinstance(transport, BlockingTransport):
+            transport.exchange(asked, progress)
+        else:
+            _exchange_by_httpx(transport, asked, progress)
     except FAILURES as error:
         return failed(error, progress.stage)
     return Received(progress.address)
 
 
-@frozen
-class BlockingHttpxTransport:
-    """A transport of httpx, such as a mock. Not used by httpx's client, which stores cookies, and logs URLs.
-
-    Unlike this module's own, it doesn't let signals through where it waits, so all of it is interrupted.
-    """
-
-    transport: httpx.BaseTransport
-
-    def exchange(self, asked: Fetch, progress: Progress) -> None:
-        """Make one request, and read its response. Nothing of it is open afterwards. Raises one of `FAILURES`."""
-        response = interruptible(self.transport.handle_request, httpx_request(asked))
-        progress.stage = Stage.ANSWERED
-        try:
-            # A transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
-            whole = response.is_stream_consumed
-            asked.reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
-            _read(asked.reader, [response.content] if whole else _interruptible(response.iter_raw()), progress)
-        finally:
-            response.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self.transport.close()
+def _exchange_by_httpx(transport: httpx.BaseTransport, asked: Fetch, progress: Progress) -> None:
+    # Not by httpx's client, which stores cookies, and logs URLs with their secrets. Unlike this module's transport, it
+    # doesn't let signals through where it waits, so all of it is interrupted.
+    response = interruptible(transport.handle_request, httpx_request(asked))
+    progress.stage = Stage.ANSWERED
+    try:
+        # A transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
+        whole = response.is_stream_consumed
+        asked.reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
+        _read(asked.reader, [response.content] if whole else _interruptible(response.iter_raw()), progress)
+    finally:
+        response.close()
 
 
 def _interruptible(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -154,7 +144,7 @@ class BlockingTransport:
                 stream.end()
 
 
-AnyBlockingTransport = BlockingTransport | BlockingHttpxTransport
+AnyBlockingTransport = BlockingTransport | httpx.BaseTransport
 
 
 def _close(connections: list[BlockingConnection]) -> None:

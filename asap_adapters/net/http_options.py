@@ -6,8 +6,6 @@ from typing import Final
 import httpx
 from attrs import field, frozen
 
-from asap_adapters.net.fetching import HttpxTransport, Transport
-from asap_adapters.net.outbound_transport import OutboundTransport
 from asap_adapters.net.resolving import Resolver
 from asap_core.arguments import ArgumentRule, has_methods, is_instance, is_or_none
 from asap_core.client.options import RequestOptions
@@ -41,10 +39,3 @@ class HttpOptions(ConnectionOptions):
     the policy allows. Addresses aren't checked."""
     resolver: Resolver | None = field(default=None, validator=_RESOLVER)
     """Looks up names instead of the operating system."""
-
-
-def open_transport(http: HttpOptions) -> Transport:
-    """Return the transport for these options. Raises OSError if certificates of the environment are unreadable."""
-    if http.transport is not None:
-        return HttpxTransport(http.transport)
-    return OutboundTransport(resolver=http.resolver, verify=http.verify, trust_env=http.trust_env)

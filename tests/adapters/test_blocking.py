@@ -142,7 +142,7 @@ class TestForks:
         here = world()
         here.find()
         closed: list[object] = []
-        monkeypatch.setattr(here.driver._session.transport.transport, "close", lambda: closed.append(True))
+        monkeypatch.setattr(here.driver._session.transport, "close", lambda: closed.append(True))
         with monkeypatch.context() as child:
             child.setattr(os, "getpid", lambda: 0)
             with pytest.raises(RuntimeError, match="opened in another process; open one in each, after the fork"):
