@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
     from asap_adapters.server.binding import bind_agent as bind_agent
     from asap_adapters.server.handlers import Context as Context, Handlers as Handlers, TaskFailed as TaskFailed
-    from asap_adapters.server.listener import Bound as Bound, listen as listen, run as run, serve as serve
+    from asap_adapters.server.listener import Bound as Bound, listen as listen, serve as serve
+    from asap_adapters.server.running import run as run
     from asap_adapters.server.storage import Redis as Redis, StateFile as StateFile
     from asap_adapters.server.tls import TLS as TLS
     from asap_core.auth.principal import (
@@ -65,7 +66,8 @@ _HOMES: Final = {
     "asap_adapters.server.asgi": "AsgiApp",
     "asap_adapters.server.binding": "bind_agent",
     "asap_adapters.server.handlers": "Context Handlers TaskFailed",
-    "asap_adapters.server.listener": "Bound listen run serve",
+    "asap_adapters.server.listener": "Bound listen serve",
+    "asap_adapters.server.running": "run",
     "asap_adapters.server.storage": "Redis StateFile",
     "asap_adapters.server.tls": "TLS",
     "asap_core.auth.principal": "Anonymous Authenticated TokenTable",

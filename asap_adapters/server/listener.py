@@ -8,9 +8,8 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import CoroutineType
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -27,6 +26,7 @@ from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.loading import load_the_rest
+from asap_adapters.server.running import stop_of_program, stop_on_sigterm
 from asap_adapters.server.sockets import PlainListener
 from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
@@ -61,8 +61,6 @@ _ENDED: Final = (
     TimeoutError,
     ConnectionError,
 )
-
-T = TypeVar("T")
 
 
 @frozen
@@ -153,7 +151,8 @@ async def serve(
         file, `Policy.start` says what happens after a restart.
     observe: is told every decision of admission; by default each is logged.
     metrics: True counts the decisions and shows them at /asap/metrics; `Counters` may count for several processes.
-    stop: set it to stop: no new connections are accepted, and running requests get `Policy.drain` seconds.
+    stop: set it to stop: no new connections are accepted, and running requests get `Policy.drain` seconds. Without it
+        SIGTERM does that, if `run` runs the program.
     task_status: is told the URL once the server listens, as `await task_group.start(serve, …)` returns it.
 
     Raises OSError if the port or the server of `storage` is unavailable, `BadState` or `BadStore` if what's remembered
@@ -176,7 +175,7 @@ async def serve(
     give_back_large_blocks()
     async with opened(storage, driver):
         bound = at if isinstance(at, Bound) else await listen(*at, tls=certificates is not None)
-        await _serve(driver, bound, certificates, stop or anyio.Event(), task_status)
+        await _serve(driver, bound, certificates, stop or stop_of_program(), task_status)
 
 
 async def _serve(
@@ -214,17 +213,6 @@ def _expect_address(host: object, port: object) -> None:
     expect_whole("port", port, least=0, most=65_535)
 
 
-def run(main: Callable[..., Awaitable[T]], *args: object, backend: str = "trio") -> T:
-    """Run an async function on trio (the default) or asyncio, and return what it returns.
-
-    >>> run(serve, agent, {"echo": echo}, backend="asyncio")    # doctest: +SKIP
-    """
-    if backend not in ("trio", "asyncio"):
-        raise ValueError('expected the backend "trio" or "asyncio"')
-    _expect_no_coroutine(main)
-    return anyio.run(main, *args, backend=backend)
-
-
 def _listeners(listener: object) -> list[Any]:
     return list(getattr(listener, "listeners", [listener]))
 
@@ -251,13 +239,6 @@ def _peer_of(stream: anyio.TypedAttributeProvider) -> str | None:
     if isinstance(address, tuple):
         return str(address[0])
     return None if _family(stream) in _INTERNET else ""
-
-
-def _expect_no_coroutine(main: object) -> None:
-    if type(main) is CoroutineType:
-        main.close()
-    if not callable(main):
-        raise ValueError("expected a function and its arguments: run(serve, agent, handlers), not run(serve(…))")  # noqa: TRY004 - README
 
 
 @define(eq=False)
@@ -287,6 +268,7 @@ class _Server:
             async with anyio.create_task_group() as accepting:
                 for listener in _listeners(self.listener):
                     accepting.start_soon(self._accept, listener, connections)
+                accepting.start_soon(stop_on_sigterm, self.stop)
                 started()
                 accepting.start_soon(load_the_rest)
                 await self.stop.wait()
