@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import Counter
+from functools import cache
 
 import pytest
 from hypothesis import Phase, given, settings, strategies as st
@@ -44,6 +45,7 @@ def answered(body: bytes) -> list[str]:
     return [each["error"]["data"]["code"] if "error" in each else "admitted" for each in items]
 
 
+@cache  # a strategy that is made again for each example takes twice as long
 def bodies(only: str | None = None) -> st.SearchStrategy[bytes]:
     numbers = itertools.count()
     return request_bodies(
