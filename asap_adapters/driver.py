@@ -3,7 +3,8 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Final, ParamSpec, TypeVar, assert_never
+from types import TracebackType
+from typing import Final, ParamSpec, Self, TypeVar, assert_never
 
 import anyio
 import anyio.lowlevel
@@ -190,6 +191,27 @@ class ProgramDriver:
             # An abandoned thread ends by itself, with a complete file or none.
             return await self._private_files.run(write, effect, abandon_on_cancel=True)
         return Expired()
+
+
+class DriverOwner:
+    """Opens and closes its driver, by `async with` or `aclose`."""
+
+    _driver: ProgramDriver
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        self._driver.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. Any task may call it; a second call does nothing."""
+        await self._driver.aclose()
 
 
 async def _read(opened: OpenedFile, reader: BodyReader, threads: FileThreads) -> FileRead | Unavailable:

@@ -1,10 +1,9 @@
 """An authenticator that asks an identity provider over HTTP: how it's opened and closed, and how requests are made."""
 
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from asap_adapters.coding import CODINGS
-from asap_adapters.driver import ProgramDriver
+from asap_adapters.driver import DriverOwner, ProgramDriver
 from asap_adapters.net.http_options import HttpOptions
 from asap_core.arguments import expect_kind
 from asap_core.client.requests import Requests
@@ -17,7 +16,7 @@ REPLACED: Final = {
 """The keywords of earlier versions, for `replaced`."""
 
 
-class ProviderAuthenticator:
+class ProviderAuthenticator(DriverOwner):
     """Runs the core's programs over connections of its own. Use it inside `async with`, or call `aclose()`.
 
     outbound: where the provider may be.
@@ -34,18 +33,3 @@ class ProviderAuthenticator:
         self._requests = Requests(
             self._driver.runtime, policy=outbound, codings=CODINGS, timeout=http.timeout, compress=http.compress
         )
-
-    async def __aenter__(self) -> Self:
-        """Open it."""
-        self._driver.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections. A second time does nothing."""
-        await self._driver.aclose()

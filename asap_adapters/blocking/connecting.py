@@ -216,9 +216,8 @@ class BlockingStream(httpcore.NetworkStream):
     closing: Closing
     fresh: bool = True
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
         """See httpcore."""
-        del timeout
         with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout):
             data = interruptible(self._limited().recv, max_bytes)
         if self.fresh and data.startswith(TLS_ALERT):
@@ -226,19 +225,17 @@ class BlockingStream(httpcore.NetworkStream):
         self.fresh = False
         return data
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
         """See httpcore."""
-        del timeout
         rest = memoryview(buffer)
         with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout):
             while rest:
                 rest = rest[interruptible(self._limited().send, rest) :]
 
     def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, *_: Any, **__: Any
     ) -> httpcore.NetworkStream:
         """See httpcore. Returns this stream."""
-        del timeout
         if isinstance(self.sock, ssl.SSLSocket):
             raise httpcore.ConnectError(_TLS_IN_TLS)
         with as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout):

@@ -7,13 +7,12 @@ tasks that outlive a call.
 import functools
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import anyio
 
 from asap_adapters.client.bound_client import BoundClient
-from asap_adapters.driver import ProgramDriver
+from asap_adapters.driver import DriverOwner, ProgramDriver
 from asap_adapters.net.http_options import HttpOptions
 from asap_core.arguments import ArgumentRule, is_instance, is_list_of, is_or_none
 from asap_core.client.client import Client
@@ -41,7 +40,7 @@ def _method(
     return method
 
 
-class AgentClient(BoundClient[HttpOptions, ProgramDriver]):
+class AgentClient(DriverOwner, BoundClient[HttpOptions, ProgramDriver]):
     """Finds agents and sends them envelopes.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`.
@@ -52,21 +51,6 @@ class AgentClient(BoundClient[HttpOptions, ProgramDriver]):
 
     def _make_driver(self, http: HttpOptions | None, clock: Clock | None) -> ProgramDriver:
         return ProgramDriver(http or HttpOptions(), owner="AgentClient(sender=…)", browse=_browse, clock=clock)
-
-    async def __aenter__(self) -> Self:
-        """Open it."""
-        self._driver.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections. Any task may call it; a second call does nothing."""
-        await self._driver.aclose()
 
     # --- finding -----------------------------------------------------------------------------------------------------
 

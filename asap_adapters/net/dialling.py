@@ -88,8 +88,7 @@ class _TcpStream(httpcore.AsyncNetworkStream):
     stream: ByteStream
     fresh: bool = True
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        del timeout
+    async def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
         with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout):
             try:
                 data = await self.stream.receive(max_bytes)
@@ -100,19 +99,14 @@ class _TcpStream(httpcore.AsyncNetworkStream):
         self.fresh = False
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
-        del timeout
+    async def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
         if buffer:
             with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout):
                 await self.stream.send(buffer)
 
     async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, *_: Any, **__: Any
     ) -> httpcore.AsyncNetworkStream:
-        del timeout
         with as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout):
             tls = await TLSStream.wrap(
                 self.stream,
@@ -150,8 +144,6 @@ def as_httpcore_errors(broken: type[Exception], late: type[Exception]) -> Iterat
 
 
 def _tls_words(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate isn't trusted: {error.verify_message}"
     reason = error.reason or ""
     if reason in _NO_TLS:
         return SPEAKS_NO_TLS
@@ -223,9 +215,15 @@ async def close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:
 def words_of(error: BaseException | None) -> str:
     """Return the operating system's message: it belongs to the innermost of several chained exceptions."""
     text = "no connection"
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
             # A resolver's error numbers are negative, with messages of its own.
-            text = os.strerror(error.errno) if error.errno > 0 else error.strerror or text
-        error = error.__cause__ or error.__context__
+            text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or text
     return text
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and what it came of, down to the innermost."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,13 +1,13 @@
 """Requests for httpx and httpcore, and what their failures mean: what the clients for event loops and threads share."""
 
 import ssl
-from collections.abc import Iterator
 from typing import Any, Final, Self
 
 import httpcore
 import httpx
 from attrs import define
 
+from asap_adapters.net.dialling import causes
 from asap_core.client.connections import Progress
 from asap_core.client.programs import Barred, Expired, Fetch, Stage, Unanswered
 from asap_core.errors import Advice, NotAllowed
@@ -118,7 +118,7 @@ def failed(error: Exception, stage: Stage) -> Unanswered | Expired | Barred:
 
 
 def _words_of(error: Exception, kinds: list[str]) -> str:
-    untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    untrusted = next((cause for cause in causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         # On trio it's two causes down, under errors without a message.
         return f"its certificate isn't trusted: {untrusted.verify_message}"
@@ -126,9 +126,3 @@ def _words_of(error: Exception, kinds: list[str]) -> str:
         words = " ".join(str(error).split())  # from `dialling`
         return f"can't connect: {words}" if words else "can't connect"
     return next((_WORDS[kind] for kind in kinds if kind in _WORDS), "the request failed")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
