@@ -516,11 +516,16 @@ def open_exchange(agent: Serving, request: Request, now: Instant) -> TakeLimit |
             _take_peer_limit(context) if request.method == "POST" and b"origin" not in headers else _judge_page(context)
         )
     if path not in _DOCUMENTS or (path == METRICS_PATH and agent.counters is None):
-        return context.refuse_plainly(404, "Not Found", close=True)
+        return context.refuse_plainly(404, "Not Found", close=_has_body(headers))
     if request.method not in ("GET", "HEAD"):
-        return context.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=True)
+        return context.refuse_plainly(405, "Method Not Allowed", (b"allow", b"GET, HEAD"), close=_has_body(headers))
     context.cors = agent.pages.readers(header_values(request.headers, b"origin"))
     return context.respond(_DOCUMENTS[path](context))
+
+
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    # RFC 9112 §6.3. A body that isn't wanted isn't read; without one the next request may follow.
+    return b"transfer-encoding" in headers or bool(headers.get(b"content-length", b"").strip(b"0"))
 
 
 def _judge_page(context: _ExchangeContext) -> TakeLimit | Authenticate | ReadBody | Respond:
@@ -535,7 +540,7 @@ def _judge_page(context: _ExchangeContext) -> TakeLimit | Authenticate | ReadBod
     if request.method == "OPTIONS" and context.cors:
         return context.respond(Response(status=204, headers=PREFLIGHT))
     if request.method != "POST":
-        return context.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=True)
+        return context.refuse_plainly(405, "Method Not Allowed", (b"allow", b"POST"), close=_has_body(context.headers))
     if isinstance(page, PageRefused):
         return context.refuse(Refusal(kind=FOREIGN_PAGE, note=page.note), close=True)
     return _take_peer_limit(context)

@@ -163,7 +163,8 @@ async def test_a_peer_that_left_before_the_answer_is_forgotten(app) -> None:
 
 @pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
 async def test_an_http_2_response_has_no_connection_header(app, version, says) -> None:
-    sent = await play(app, {**HTTP, "path": "/nowhere", "http_version": version}, {"type": "http.request"})
+    scope = {**HTTP, "path": "/nowhere", "http_version": version, "headers": [(b"content-length", b"9")]}
+    sent = await play(app, scope, {"type": "http.request"})
     assert ((b"connection", b"close") in sent[0]["headers"]) is says
 
 

@@ -86,5 +86,11 @@ class TestDocuments:
         ],
     )
     def test_other_methods_and_paths_are_refused(self, method, target, status, allow) -> None:
-        response = finish(serve().open(head(method, target)))
-        assert (response.status, dict(response.headers).get(b"allow"), response.close) == (status, allow, True)
+        for headers, close in [
+            ({}, False),
+            ({"content_length": "00"}, False),
+            ({"content_length": "10"}, True),
+            ({"transfer_encoding": "chunked"}, True),
+        ]:
+            response = finish(serve().open(head(method, target, **headers)))
+            assert (response.status, dict(response.headers).get(b"allow"), response.close) == (status, allow, close)
