@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import anyio
@@ -150,6 +151,9 @@ class _AsyncioStream(asyncio.BufferedProtocol, ByteStream):
         self._closed = True
         # Otherwise `_connect` does it: before that uvloop closes the descriptor, but not the socket object.
         if self._made and self._connecting.done():
+            # The transport closes the socket in another round of the loop: until then a peer would send in vain.
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
             self._transport.abort()  # the kernel has what was sent, and goes on sending it
         await anyio.lowlevel.checkpoint()
 

@@ -215,6 +215,17 @@ class TestEnds:
         await turns(3)
         assert (ours.recv(1), theirs.fileno()) == (b"", -1)
 
+    async def test_the_peer_sees_the_end_as_soon_as_the_stream_is_told_to_close(self, sockets) -> None:
+        """Its next request would be lost between that moment and the loop's next round, which may take long."""
+        ours, theirs = sockets
+        async with connected(theirs) as stream:
+            await stream.send(b"x")
+            assert await receive_all(ours, 1) == b"x"
+            closing = stream.aclose()
+            closing.send(None)  # up to where it first waits
+            assert ours.recv(1) == b""
+            closing.close()
+
     async def test_what_was_sent_arrives_after_the_stream_is_closed(self, sockets) -> None:
         ours, theirs = sockets
         stream = stream_maker()(theirs)
