@@ -263,3 +263,41 @@ def test_any_depth_up_to_the_limit_is_read_and_no_more(slowly, most, depth) -> N
     else:
         with pytest.raises(NotJson, match="within each other"):
             read_json(text, max_depth=most)
+
+
+LONG = "x" * jsontext.COUNTED
+
+
+class TestLongTextsOfFewParts:
+    """They are written without being read again."""
+
+    @given(json_values())
+    def test_they_are_written_as_shorter_ones(self, value) -> None:
+        assert write_json([LONG, value]) == b'["%b",%b]' % (LONG.encode(), write_json(value))
+        assert write_json({"a": LONG, "b": value}) == b'{"a":"%b","b":%b}' % (LONG.encode(), write_json(value))
+
+    @pytest.mark.parametrize(
+        "value",
+        [math.nan, -math.inf, {1: "a", "1": "b"}, {1, 2}, "\ud800", Decimal(1), {"a": [b"bytes"]}, [object()]],
+    )
+    def test_what_is_not_json_is_refused(self, value) -> None:
+        with pytest.raises(NotWritable):
+            write_json({"text": LONG, "value": value})
+
+    def test_they_are_no_deeper_than_others(self) -> None:
+        assert write_json([[LONG]], max_depth=2) == b'[["%b"]]' % LONG.encode()
+        with pytest.raises(NotWritable):
+            write_json([[[LONG]]], max_depth=2)
+
+    def test_cycles_are_refused(self) -> None:
+        cycle: list[Any] = [LONG]
+        cycle.append(cycle)
+        with pytest.raises(NotWritable):
+            write_json(cycle)
+
+    @pytest.mark.parametrize("count", [61, 62, 63, 64, 200])
+    def test_any_number_of_parts_is_written(self, count) -> None:
+        value = [LONG, {"1": 1, "b": [1.5] * count}]
+        assert json.loads(write_json(value)) == value
+        with pytest.raises(NotWritable):
+            write_json([LONG, {"b": [1.5] * count, 1: 1, "1": 2}])
