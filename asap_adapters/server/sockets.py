@@ -1,8 +1,9 @@
 """Plain sockets of a server as anyio's streams, with fewer steps for each read and write than anyio's own.
 
-A read waits for the socket first, as nothing is there yet when a server reads again. A write that the kernel takes at
-once doesn't wait: what sends without an end calls `anyio.lowlevel.checkpoint()` itself. `send` returns when the kernel
-has all bytes, so what's unsent never exceeds what one call was given.
+A read on trio lets other tasks run first, and waits for the socket only if nothing is there then: while a busy server
+serves others, the next request arrives. A write that the kernel takes at once doesn't wait: what sends without an end
+calls `anyio.lowlevel.checkpoint()` itself. `send` returns when the kernel has all bytes, so what's unsent never exceeds
+what one call was given.
 """
 
 import socket
@@ -101,10 +102,12 @@ def stream_maker() -> StreamMaker:
         from asap_adapters.server.asyncio_sockets import ConnectedOnAsyncio  # noqa: PLC0415 - on trio it's not loaded
 
         return ConnectedOnAsyncio(_READ, _attributes)
-    from trio.lowlevel import notify_closing, wait_readable, wait_writable  # noqa: PLC0415 - on asyncio it's not loaded
+    from trio import lowlevel  # noqa: PLC0415 - on asyncio it's not loaded
+
+    waits = lowlevel.checkpoint, lowlevel.wait_readable, lowlevel.wait_writable, lowlevel.notify_closing
 
     def connected(connection: socket.socket) -> ByteStream:
-        return _TrioStream(connection, wait_readable, wait_writable, notify_closing)
+        return _TrioStream(connection, *waits)
 
     return connected
 
@@ -130,12 +133,13 @@ class _TrioStream(ByteStream):
     def __init__(
         self,
         connection: socket.socket,
+        others: Callable[[], Awaitable[None]],
         readable: Callable[[socket.socket], Awaitable[None]],
         writable: Callable[[socket.socket], Awaitable[None]],
         closing: Callable[[socket.socket], None],
     ) -> None:
         self._socket = connection
-        self._readable, self._writable, self._closing = readable, writable, closing
+        self._others, self._readable, self._writable, self._closing = others, readable, writable, closing
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -143,11 +147,12 @@ class _TrioStream(ByteStream):
 
     async def receive(self, max_bytes: int = _READ) -> bytes:
         self._expect_open()
+        await self._others()
         while True:
-            await self._readable(self._socket)
             try:
                 data = self._socket.recv(max_bytes)
             except BlockingIOError:
+                await self._readable(self._socket)
                 continue
             except OSError as error:
                 raise anyio.BrokenResourceError from error
