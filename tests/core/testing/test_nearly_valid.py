@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from attrs import NOTHING, fields
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from asap_core.errors import InvalidDocument
 from asap_core.mdns.dnssd import Announcement, UnusableRecord, read_announcement
@@ -31,6 +31,7 @@ announcements = cache(nearly_valid_announcements)
 
 
 @pytest.mark.parametrize("rule", ENVELOPE_RULES)
+@settings(max_examples=10)
 @given(st.data())
 def test_an_envelope_breaks_the_rule_and_no_other(rule, data) -> None:
     drawn = data.draw(envelopes(rule))
@@ -42,6 +43,7 @@ def test_an_envelope_breaks_the_rule_and_no_other(rule, data) -> None:
 
 
 @pytest.mark.parametrize("rule", MANIFEST_RULES)
+@settings(max_examples=10)
 @given(st.data())
 def test_a_manifest_breaks_the_rule(rule, data) -> None:
     drawn = data.draw(manifests(rule))
@@ -52,6 +54,7 @@ def test_a_manifest_breaks_the_rule(rule, data) -> None:
 
 
 @pytest.mark.parametrize("rule", REGISTRY_ENTRY_RULES)
+@settings(max_examples=10)
 @given(st.data())
 def test_a_registry_entry_breaks_the_rule_and_no_other(rule, data) -> None:
     drawn = data.draw(registry_entries(rule))
@@ -67,6 +70,7 @@ def announced(document: dict[str, Any]) -> Announcement | UnusableRecord:
 
 
 @pytest.mark.parametrize("rule", ANNOUNCEMENT_RULES)
+@settings(max_examples=10)
 @given(st.data())
 def test_an_announcement_breaks_the_rule(rule, data) -> None:
     drawn = data.draw(announcements(rule))

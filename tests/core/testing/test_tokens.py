@@ -147,6 +147,7 @@ REASONS: dict[str, str | tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("rule", TOKEN_RULES)
+@settings(max_examples=10)
 @given(st.data())
 def test_a_token_that_breaks_a_rule_is_refused_for_it(rule, data) -> None:
     kind = data.draw(st.sampled_from([*PAIRS]))
@@ -167,7 +168,7 @@ RULES_OF_KINDS = [
 
 
 @pytest.mark.parametrize(("kind", "rule"), RULES_OF_KINDS)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.data())
 def test_by_a_key_set_that_breaks_a_rule_no_token_verifies(kind, rule, data) -> None:
     drawn, token = data.draw(broken_key_sets(issuer(kind), rule)), data.draw(valid_tokens(issuer(kind)))
