@@ -113,16 +113,19 @@ class LawItem(pytest.Item):
 
     def runtest(self) -> None:
         """Try the law."""
+        from asap_adapters.conform.sockets import AGENT_GONE  # noqa: PLC0415 - as above
         from asap_core.testing.laws.runner import LawResult, run_law  # noqa: PLC0415 - as above
         from asap_core.testing.laws.text_report import failure_lines, prepare_lines  # noqa: PLC0415 - as above
 
         result = run_law(self._law, self._lab, self._executor, time.monotonic)
+        if result.outcome is not LawResult.PASSED and result.exchanges and not self._executor.is_reachable():
+            self.session.shouldstop = f"{AGENT_GONE} since {self.name}, or the law before it"
         match result.outcome:
             case LawResult.FAILED:
                 lines = failure_lines(result, self.config.getoption("--asap-url"))
                 raise BrokenLawError("\n".join([*prepare_lines(), *lines]))
             case LawResult.SKIPPED:
-                pytest.skip(result.remark)
+                pytest.skip(result.remark.replace("--", "--asap-"))
             case LawResult.PASSED:
                 pass
 
@@ -149,6 +152,7 @@ def _visited(config: pytest.Config) -> tuple[SocketExecutor, Lab]:
 
 
 def _visit(config: pytest.Config) -> tuple[SocketExecutor, Lab]:
+    from asap_adapters.conform.live import TokenRefused  # noqa: PLC0415 - as above
     from asap_adapters.conform.sockets import NotThisMachine  # noqa: PLC0415 - as above
     from asap_core.testing.laws.survey import NoManifest  # noqa: PLC0415 - as above
 
@@ -156,6 +160,8 @@ def _visit(config: pytest.Config) -> tuple[SocketExecutor, Lab]:
         executor, lab = _live_agent(config).visit()
     except NotThisMachine as error:
         raise pytest.UsageError(f"{error}; if it's yours, give --asap-i-own-this-host") from None
+    except TokenRefused as error:
+        raise pytest.UsageError(f"the agent refuses the token that was given for {error} (401)") from None
     except OSError as error:
         raise pytest.UsageError(f"--asap-url: {error.strerror or error}") from None
     if isinstance(lab, NoManifest):

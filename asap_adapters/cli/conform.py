@@ -11,11 +11,11 @@ from attrs import frozen
 
 from asap_adapters.cli.command import choice, command, flag, nested, option, repeated
 from asap_adapters.cli.exit_codes import UserError
-from asap_adapters.cli.live_agent import LIVE_AGENT_RULES, LiveAgentOptions, lacks_token, seed
+from asap_adapters.cli.live_agent import EXIT_UNREACHABLE, LIVE_AGENT_RULES, LiveAgentOptions, lacks_token, seed
 from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say
 from asap_adapters.conform.hooks import HookCommand, hook_command
-from asap_adapters.conform.sockets import SocketExecutor
+from asap_adapters.conform.sockets import AGENT_GONE, SocketExecutor
 from asap_core.testing.laws.catalogue import LAWS, chosen, starts_the_agent_again
 from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.junit_report import junit_report
@@ -58,9 +58,13 @@ def _conform(options: ConformOptions) -> int:
     )
     if lacks_token(lab):
         complain("this agent authenticates its callers: without --token and --as no law about calls is tried")
-    results = _run(laws, lab, executor, quiet=options.json)
+    results, gone = _run(laws, lab, executor, quiet=options.json)
     report = Report(options.agent.url, lab.recipient, options.profile, tuple(results), time.monotonic() - began)
-    return _show(report, expected, options)
+    shown = _show(report, expected, options)
+    if gone:
+        left = len(laws) - len(results)
+        complain(f"{AGENT_GONE} since {results[-1].law.id}, or the law before it: {left} laws weren't tried")
+    return EXIT_UNREACHABLE if gone else shown
 
 
 def _chosen(options: ConformOptions) -> list[Law]:
@@ -85,17 +89,22 @@ def _expected(path: Path | None) -> frozenset[str]:
     return found
 
 
-def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool) -> list[Result]:
-    results, shown = [], sys.stderr.isatty() and not quiet
+def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool) -> tuple[list[Result], bool]:
+    """Try the laws. Returns the results, and whether the agent has gone, which ends the run."""
+    results: list[Result] = []
+    shown, gone = sys.stderr.isatty() and not quiet, False
     for number, result in enumerate(run_laws(laws, lab, executor, time.monotonic), 1):
         results.append(result)
         if shown:
             failed = sum(each.outcome is LawResult.FAILED for each in results)
             sys.stderr.write(f"\r\x1b[K{number}/{len(laws)} laws, {failed} failed: {result.law.id}")
             sys.stderr.flush()
+        gone = result.outcome is not LawResult.PASSED and bool(result.exchanges) and not executor.is_reachable()
+        if gone:
+            break
     if shown:
         sys.stderr.write("\r\x1b[K")
-    return results
+    return results, gone
 
 
 def _show(report: Report, expected: frozenset[str], options: ConformOptions) -> int:
@@ -132,7 +141,7 @@ COMMANDS: Final = (
         description=(
             "Try the laws of an ASAP agent on a live one, and report each that it breaks, with the bytes that show it. "
             "Exits with 0 if all laws that were tried are kept, 1 if one is broken, 2 if the command line is wrong, "
-            "3 if the agent can't be reached or shows no manifest."
+            "3 if the agent can't be reached, shows no manifest, or stops accepting connections."
         ),
         rules=LIVE_AGENT_RULES,
     ),

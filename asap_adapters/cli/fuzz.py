@@ -10,9 +10,17 @@ from attrs import frozen
 
 from asap_adapters.cli.command import choice, command, nested, option
 from asap_adapters.cli.exit_codes import UserError
-from asap_adapters.cli.live_agent import LIVE_AGENT_RULES, MOST_SEED, LiveAgentOptions, lacks_token, seed
+from asap_adapters.cli.live_agent import (
+    EXIT_UNREACHABLE,
+    LIVE_AGENT_RULES,
+    MOST_SEED,
+    LiveAgentOptions,
+    lacks_token,
+    seed,
+)
 from asap_adapters.cli.options import whole_number
-from asap_adapters.cli.output import say
+from asap_adapters.cli.output import complain, say
+from asap_adapters.conform.sockets import AGENT_GONE, TooMuchTraffic
 from asap_adapters.system import random_fraction
 from asap_core.testing.laws.text_report import exchange_lines
 
@@ -65,16 +73,22 @@ def _fuzz(options: FuzzOptions) -> int:
         raise UserError("this agent authenticates its callers: expected --token and --as", usage=True)
     chosen = int(random_fraction() * MOST_SEED) if options.seed is None else options.seed
     run = FuzzRun(lab, executor, time.monotonic, strict=options.profile == "strict", steps=options.steps)
-    _show_progress(run, options, chosen)
+    try:
+        _show_progress(run, options, chosen)
+    except TooMuchTraffic as error:
+        complain(str(error))
     for line in _report(run, options, chosen):
         say(line)
+    gone = not executor.is_reachable()
+    if gone:
+        complain(f"{AGENT_GONE} since the last sequence")
     if run.finding is None:
-        return 0
+        return EXIT_UNREACHABLE if gone else 0
     for line in _finding_lines(run.finding, options.agent.url):
         say(line)
     if options.test is not None:
         options.test.write_text(run.finding.test, "utf-8")
-    return 1
+    return EXIT_UNREACHABLE if gone else 1
 
 
 def _show_progress(run: "FuzzRun", options: FuzzOptions, chosen: int) -> None:

@@ -10,7 +10,7 @@ from asap_adapters.cli.command import Needs, flag, option, repeated, required
 from asap_adapters.cli.exit_codes import UserError
 from asap_adapters.cli.options import urn, whole_number
 from asap_adapters.conform.hooks import MoveClock, Restart
-from asap_adapters.conform.live import LiveAgent
+from asap_adapters.conform.live import LiveAgent, TokenRefused
 from asap_adapters.conform.sockets import NotThisMachine, SocketExecutor
 from asap_core.net.urls import origin_of
 from asap_core.testing.laws.lab import MANIFEST_PATH, Lab
@@ -77,7 +77,7 @@ class LiveAgentOptions:
     def visit(self, **further: Unpack[FurtherOptions]) -> tuple[SocketExecutor, Lab]:
         """Fetch its manifest. `further`: fields of `LiveAgent` for which not each command has an option.
 
-        Raises UserError if there's no agent, or if it's on another machine and not one's own.
+        Raises UserError if there's no agent, if it's on another machine and not one's own, or if it refuses a token.
         """
         agent = LiveAgent(
             url=self.url, token=self.token, urn=self.sender, other_token=self.other_token,
@@ -88,6 +88,8 @@ class LiveAgentOptions:
             executor, lab = agent.visit()
         except NotThisMachine as error:
             raise UserError(f"{error}; if it's yours, give --i-own-this-host", usage=True) from None
+        except TokenRefused as error:
+            raise UserError(f"the agent refuses the token that was given for {error} (401)", usage=True) from None
         except OSError as error:  # of the look-up of its name: what happens later is an answer too
             raise UserError(f"no agent at {self.url}: {error.strerror or error}", code=EXIT_UNREACHABLE) from None
         if isinstance(lab, NoManifest):

@@ -12,9 +12,13 @@ from asap_adapters.conform.sockets import SocketExecutor, look_up
 from asap_adapters.system import new_token
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.runner import Recorder
-from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
+from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, refused_caller, survey
 from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_types import JsonObject
+
+
+class TokenRefused(Exception):
+    """The agent answers 401 to a token that should be good. Its text is the URN of the caller."""
 
 
 @frozen(kw_only=True)
@@ -44,7 +48,8 @@ class LiveAgent:
     def visit(self) -> tuple[SocketExecutor, Lab | NoManifest]:
         """Fetch the manifest. Returns what laws are run with, or `NoManifest` if there's no agent.
 
-        Raises NotThisMachine if it's on another machine and not `owned`; OSError if its name can't be resolved.
+        Raises NotThisMachine if it's on another machine and not `owned`; OSError if its name can't be resolved;
+        TokenRefused if a token is good for nothing: laws would be judged by the wrong answers.
         """
         parts = urlsplit(self.url)
         secure = parts.scheme == "https"
@@ -61,4 +66,9 @@ class LiveAgent:
         target = target if self.input is None else evolve(target, input=self.input)
         run, numbers = new_token()[:8], itertools.count()
         steps = survey(target, wall=executor.wall, ids=lambda: f"conform-{run}-{next(numbers)}")
-        return executor, Recorder(executor, time.monotonic).run(steps)
+        lab = Recorder(executor, time.monotonic).run(steps)
+        if not isinstance(lab, NoManifest):
+            refused = Recorder(executor, time.monotonic).run(refused_caller(lab))
+            if refused is not None:
+                raise TokenRefused(refused.urn)
+        return executor, lab

@@ -40,8 +40,13 @@ _MOST_TRAFFIC: Final = 512 * 1024 * 1024
 # Seconds in which an agent accepts connections after a start.
 _LONGEST_START: Final = 30.0
 
+# Pauses in seconds between attempts to connect, before an agent counts as gone.
+_PATIENCE: Final = (0.2, 0.8)
+AGENT_GONE: Final = "the agent has accepted no connection"
+"""What is said if an agent has stopped."""
 
-class TooMuchTraffic(Exception):
+
+class TooMuchTraffic(LawNotTried):
     """The run has sent and received as much as a run may."""
 
 
@@ -107,6 +112,18 @@ class SocketExecutor:
     def wall(self) -> float:
         """Return seconds since the Unix epoch by the agent's clock: this machine's, moved as the hook has moved it."""
         return time.time() + self._moved
+
+    def is_reachable(self) -> bool:
+        """Return whether the agent accepts connections. It's tried for a second, in case the agent starts again."""
+        for pause in (*_PATIENCE, None):
+            try:
+                self._connect(self.now() + 1).close()
+            except OSError:
+                if pause is not None:
+                    time.sleep(pause)
+            else:
+                return True
+        return False
 
     def perform(self, effect: LawEffect) -> LawOutcome:
         """See `Executor`. Raises TooMuchTraffic past the bound of a run."""

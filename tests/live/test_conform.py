@@ -1,6 +1,8 @@
 """`asap conform` against servers of ours: they keep all laws, and nothing but a loopback address is tested unasked."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -49,6 +51,44 @@ def test_nothing_is_sent_to_another_machine_unasked() -> None:
 
 def test_without_a_manifest_the_exit_code_is_3(unused_port) -> None:
     assert asap("conform", f"http://127.0.0.1:{unused_port}").returncode == 3
+
+
+def test_a_token_that_the_agent_refuses_is_named_before_any_law(served: Serve) -> None:  # noqa: F811
+    url, _ = served("--token", f"t-alice={ALICE}", "--token", f"t-bob={BOB}")
+    callers = ["--token", "t-alice", "--as", ALICE, "--other-token", "t-bop", "--other-as", BOB]
+    shown = asap("conform", url, *callers)
+    said = f"the agent refuses the token that was given for {BOB} (401)"
+    assert (shown.returncode, shown.stdout, said in shown.stderr) == (2, "", True)
+
+
+# Shows a manifest, and dies of the first call.
+_DIES = """
+import http.server, json, os
+
+class Agent(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"id": "urn:asap:agent:dies", "capabilities": {"skills": [{"id": "echo"}]}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        os._exit(1)
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Agent)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("command", [["conform", "--only", "replay", "--only", "replies"], ["fuzz", "--seed", "1"]])
+def test_an_agent_that_stops_ends_the_run(command: list[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", _DIES], stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None
+        shown = asap(*command[:1], f"http://127.0.0.1:{agent.stdout.readline().strip()}", *command[1:])
+    assert "the agent has accepted no connection since" in shown.stderr
+    assert shown.returncode == 3
 
 
 @pytest.fixture

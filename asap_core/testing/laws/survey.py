@@ -14,6 +14,7 @@ from asap_core.wire.json_types import Json, JsonObject
 # Features that an agent may leave out, which nothing in its manifest says: assumed unless the user names them.
 ASSUMED: Final = frozenset({Need.IDEMPOTENCY, Need.BATCH, Need.COMPRESSION})
 _OK: Final = 200
+_UNAUTHORIZED: Final = 401
 # The skill that laws may run if the user names none: by convention it changes nothing.
 HARMLESS_SKILL: Final = "echo"
 
@@ -77,6 +78,16 @@ def survey(target: AgentUnderTest, *, wall: Callable[[], float], ids: Callable[[
     has |= {Need.FAILING} if admitted and target.failing is not None else set()
     has |= {Need.OTHER} if other is not None else set()
     return evolve(blank, manifest=manifest, recipient=agent, skill=skill, other=other, has=has)
+
+
+def refused_caller(lab: Lab) -> Steps[Caller | None]:
+    """Return the caller whose token the agent refuses, if there is one. It sends each a call that is no call."""
+    for caller in (lab.caller, lab.other):
+        if caller is not None and caller.token is not None:
+            answer = yield from lab.call({}, caller=caller)
+            if answer.status == _UNAUTHORIZED:
+                return caller
+    return None
 
 
 def _manifest_in(answer: Answer) -> JsonObject:
