@@ -51,7 +51,12 @@ def lengths_are_digits(lab: Lab) -> Steps[None]:
             for form, (call, length) in zip(forms, calls, strict=True)
         }
     )
-    yield from _each_is_refused({"empty": _post(lab, "Content-Length:", body=b"")})
+    yield from _each_is_refused(
+        {
+            "empty": _post(lab, "Content-Length:", body=b""),
+            "a superscript two": _post(lab, "Content-Length: \xb2", body=b"{}"),
+        }
+    )
 
 
 @BODIES.law(clause="RFC 9110 §8.6; docs/security.md 20", expected=_REFUSED, severity=Severity.HARDENING, needs=_DIRECT)

@@ -3,17 +3,22 @@
 import gzip
 from typing import Final
 
+from asap_core.testing.laws.brotli_streams import BLANKS, to_brotli
 from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import Need
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 COMPRESSION: Final = LawGroup("compression", "bodies that are compressed")
 
 _GZIP: Final = [("Content-Encoding", "gzip")]
+_BROTLI: Final = [("Content-Encoding", "br")]
+_UNKNOWN: Final = 415
 # Compressed it's 64 KB.
 _BOMB: Final = 64 * 1024 * 1024
+# Above 10 MiB, the reference's limit.
+_LARGE: Final = 11 * 1024 * 1024
 # More than a reader inflates at once.
 _BLANKS: Final = 200_000
 _CORRUPT: Final = "each is refused, by status 400"
@@ -57,6 +62,39 @@ def nothing_after_gzip(lab: Lab) -> Steps[None]:
     for example, added in (("text", b"text"), ("a call", to_body(lab.rpc(lab.envelope())))):
         body = gzip.compress(to_body(lab.rpc(lab.envelope()))) + added
         refused((yield from lab.post(body, headers=_GZIP)), example)
+
+
+def _in_brotli(lab: Lab) -> Steps[None]:
+    """Send a call in br, which is accepted. An agent that doesn't know br says so by 415, and isn't tried with it."""
+    answer = yield from lab.post(to_brotli(to_body(lab.rpc(lab.envelope()))), headers=_BROTLI)
+    if answer.status == _UNKNOWN:
+        raise LawNotTried("the agent doesn't know br")
+    accepted(answer, "br")
+
+
+@COMPRESSION.law(clause="docs/wire.md §4.1", expected="it's accepted, or refused by 415", needs=_NEEDS)
+def brotli_bodies(lab: Lab) -> Steps[None]:
+    """A call that is compressed by br is accepted: the reference's clients send it without asking."""
+    yield from _in_brotli(lab)
+
+
+@COMPRESSION.law(clause="docs/wire.md §4.1; RFC 7932 §9", expected=_CORRUPT, needs=_NEEDS)
+def corrupt_brotli(lab: Lab) -> Steps[None]:
+    """A body that isn't br, or a br stream that was cut off, is refused, also if the call in it is whole."""
+    yield from _in_brotli(lab)
+    refused((yield from lab.post(to_body(lab.rpc(lab.envelope())), headers=_BROTLI)), "no br at all")
+    for example, kept in (("the end", -1), ("blanks and the end", -1_000)):
+        whole = to_brotli(to_body(lab.rpc(lab.envelope())) + b" " * 2_000)
+        refused((yield from lab.post(whole[:kept], headers=_BROTLI)), f"without {example}")
+
+
+@COMPRESSION.law(clause="RFC 7932 §9", expected=_CORRUPT, severity=Severity.HARDENING, needs=_NEEDS, strict=True)
+def nothing_after_brotli(lab: Lab) -> Steps[None]:
+    """A body that goes on after its br stream is refused: another reader could read more."""
+    yield from _in_brotli(lab)
+    for example, added in (("text", b"text"), ("a call", to_body(lab.rpc(lab.envelope())))):
+        body = to_brotli(to_body(lab.rpc(lab.envelope()))) + added
+        refused((yield from lab.post(body, headers=_BROTLI)), example)
 
 
 @COMPRESSION.law(
@@ -108,7 +146,13 @@ def unknown_codings(lab: Lab) -> Steps[None]:
     needs=_NEEDS,
 )
 def bombs(lab: Lab) -> Steps[None]:
-    """A small body that inflates to 64 MiB is refused."""
+    """A small body that inflates to 64 MiB is refused, by gzip or br, also if its end states another size."""
     body = to_body(lab.rpc(lab.envelope(payload=lab.task(input={"x": "a" * _BOMB}))))
     answer = yield from lab.post(gzip.compress(body, 9), headers=_GZIP)
-    refused(answer, statuses=[413])
+    refused(answer, "gzip", statuses=[413])
+    body = to_body(lab.rpc(lab.envelope(payload=lab.task(input={"x": "a" * _LARGE}))))
+    answer = yield from lab.post(gzip.compress(body[:-1]) + gzip.compress(body[-1:]), headers=_GZIP)
+    refused(answer, "two gzip members, the last of a byte", statuses=[413, 400])
+    answer = yield from lab.post(to_brotli(to_body(lab.rpc(lab.envelope())), BLANKS), headers=_BROTLI)
+    if answer.status != _UNKNOWN:
+        refused(answer, "br", statuses=[413])

@@ -3,11 +3,11 @@
 from typing import Final
 
 from asap_core.testing.laws.checks import check
-from asap_core.testing.laws.effects import SendBytes, Steps
+from asap_core.testing.laws.effects import Pause, SendBytes, Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Lab
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import LawNotTried, Need
+from asap_core.testing.laws.verdicts import LawBroken, LawNotTried, Need
 
 DISCOVERY: Final = LawGroup("discovery", "the manifest and the health document")
 
@@ -132,6 +132,52 @@ def fields_of_health(lab: Lab) -> Steps[None]:
     check(not missing, f"without {', '.join(missing)}")
     uptime = document["uptime_seconds"]
     check(isinstance(uptime, int | float) and uptime >= 0, f"uptime_seconds: {uptime!r}")
+
+
+# Seconds between two reports of one uptime, and how far they may be apart: a report may wait for its turn.
+_LATER: Final = 1.1
+_MUCH_LATER: Final = 60.0
+# An agent may have workers, each with an uptime of its own: so often two reports are compared.
+_PAIRS: Final = 3
+
+
+@DISCOVERY.law(clause="docs/wire.md §6", expected="`uptime_seconds` rises by about a second in a second")
+def uptime_is_in_seconds(lab: Lab) -> Steps[None]:
+    """The uptime counts seconds, from the start on."""
+    rises = []
+    for _ in range(_PAIRS):
+        first = yield from _uptime(lab)
+        yield from Pause(_LATER)
+        rises.append((yield from _uptime(lab)) - first)
+        if 0 < rises[-1] < _MUCH_LATER:
+            return
+    raise LawBroken(f"uptime_seconds: {', '.join(f'{each:.3f}' for each in rises)} more after {_LATER} s")
+
+
+def _uptime(lab: Lab) -> Steps[float]:
+    got = (yield from lab.get(HEALTH_PATH)).document.get("uptime_seconds")
+    if not isinstance(got, int | float):
+        raise LawNotTried("there's no uptime")
+    return got
+
+
+@DISCOVERY.law(
+    clause="RFC 9110 §8.8.3, §12.5.5",
+    expected="another strong ETag for other bytes, or a weak one, and Vary with Accept-Encoding",
+    severity=Severity.SHOULD,
+    strict=True,
+)
+def etags_of_codings(lab: Lab) -> Steps[None]:
+    """A manifest that is compressed for who accepts that has an ETag of its own, and caches are told."""
+    plain = yield from lab.get(MANIFEST_PATH, headers=[("Accept-Encoding", "identity")])
+    coded = yield from lab.get(MANIFEST_PATH, headers=[("Accept-Encoding", "gzip")])
+    if coded.body == plain.body:
+        return
+    etag = coded.header("etag") or ""
+    check(etag != plain.header("etag") or etag.startswith("W/"), f"ETag: {etag}, for other bytes too")
+    for answer in (plain, coded):
+        vary = (answer.header("vary") or "").lower()
+        check("accept-encoding" in vary or "*" in vary, f"Vary: {vary!r}, though there are two forms")
 
 
 @DISCOVERY.law(clause="RFC 9110 §13.1.2", expected="status 304", severity=Severity.SHOULD, strict=True)

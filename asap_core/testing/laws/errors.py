@@ -49,7 +49,9 @@ def nothing_is_repeated(lab: Lab) -> Steps[None]:
 )
 def shape(lab: Lab) -> Steps[None]:
     """An error has an integer code, a message, and the id of its request."""
-    for example, call in _refusals(lab, "marker").items():
+    calls = _refusals(lab, "marker")
+    calls |= {f"the id {value!r}": lab.rpc(lab.envelope(payload=1), id=value) for value in (0, "")}
+    for example, call in calls.items():
         answer = yield from lab.call(call)
         refused(answer, example)
         _check_shape(answer, call, example)

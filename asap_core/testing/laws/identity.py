@@ -20,9 +20,15 @@ IDENTITY: Final = LawGroup("identity", "who may call, as whom, and whom")
 )
 def a_token_is_required(lab: Lab) -> Steps[None]:
     """A call without a token, or with one that nobody issued, is refused."""
-    for example, token in (("no token", None), ("an unknown token", lab.fresh())):
+    for example, token in (("no token", None), ("an unknown token", lab.fresh()), ("one beyond ASCII", "t\xf6k")):
         stranger = Caller(lab.caller.urn, token)
         refused((yield from lab.send(lab.envelope(), caller=stranger)), example)
+
+
+def _alike(urn: str) -> tuple[str, ...]:
+    """Return URNs that resemble this one: longer, shorter, and with another second segment or without it."""
+    first = ":".join(urn.split(":")[:4])
+    return tuple(each for each in (f"{urn}x", urn[:-1], first, f"{first}:x", f"{first}:conform") if each != urn)
 
 
 @IDENTITY.law(
@@ -32,8 +38,7 @@ def a_token_is_required(lab: Lab) -> Steps[None]:
 )
 def the_sender_is_the_tokens(lab: Lab) -> Steps[None]:
     """An envelope from another agent than the token's is refused, however much its name resembles."""
-    own = lab.caller.urn
-    for sender in (f"{own}x", own[:-1], "urn:asap:agent:somebody-else", lab.recipient):
+    for sender in ("urn:asap:agent:somebody-else", *_alike(lab.caller.urn), lab.recipient):
         refused((yield from lab.send(lab.envelope(sender=sender))), f"sender {sender}")
 
 
@@ -45,7 +50,7 @@ def the_sender_is_the_tokens(lab: Lab) -> Steps[None]:
 )
 def the_recipient_is_this_agent(lab: Lab) -> Steps[None]:
     """An envelope for another agent is refused."""
-    for recipient in ("urn:asap:agent:somebody-else", f"{lab.recipient}x", lab.recipient[:-1], lab.caller.urn):
+    for recipient in ("urn:asap:agent:somebody-else", *_alike(lab.recipient), lab.caller.urn):
         if recipient != lab.recipient:
             refused((yield from lab.send(lab.envelope(recipient=recipient))), f"recipient {recipient}")
 
@@ -103,7 +108,7 @@ def tokens_are_compared_whole(lab: Lab) -> Steps[None]:
     token = _token(lab)
     for example, other in (
         ("longer", f"{token}x"), ("shorter", token[:-1]), ("the first character", token[:1]),
-        ("other cases", token.swapcase()), ("empty", ""),
+        ("other cases", token.swapcase()), ("empty", ""), ("with =", f"{token}="), ("without =", token.rstrip("=")),
     ):  # fmt: skip
         if other != token:
             refused((yield from _with_header(lab, f"Bearer {other}")), example)

@@ -48,7 +48,7 @@ def ids_are_text_or_integers(lab: Lab) -> Steps[None]:
 )
 def responses(lab: Lab) -> Steps[None]:
     """A response has its request's id, of the same type, and either a result or an error."""
-    ids: tuple[int | str, ...] = (lab.fresh(), 7, -1, "", 2**53 + 1)
+    ids: tuple[int | str, ...] = (lab.fresh(), 7, 0, -1, "", 2**53 + 1)
     for value in ids:
         answer = yield from lab.call(lab.rpc(lab.envelope(), id=value))
         accepted(answer, f"id {value!r}")

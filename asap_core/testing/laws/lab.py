@@ -26,6 +26,12 @@ _TOO_MANY_REQUESTS: Final = 429
 # agent asks for, at most this many seconds. The reference allows 100 a minute, so a place is free after 0.6 s.
 _PATIENCE: Final = 10
 _LONGEST_WAIT: Final = 10.0
+# More calls than a table of a thousand holds.
+_MANY: Final = 1_050
+# So many are sent to an agent that limits the rate: more than a table of a hundred holds, in less than two minutes.
+_FEWER: Final = 150
+# The size of a batch, at most.
+_BATCH: Final = 50
 
 
 class _Absent(Enum):
@@ -204,6 +210,32 @@ class Lab:
     def send(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
         """Send an envelope."""
         return (yield from self.call(self.rpc(envelope, key=key), caller=caller))
+
+    def many_later(self, call: Callable[[], JsonObject], judge: Callable[[], Steps[None]]) -> Steps[None]:
+        """Send 1,050 further calls, then judge what is left of what was before them.
+
+        If the agent doesn't accept them all, it's judged after 150, and after more the law isn't tried.
+
+        call: returns a call, each time another one.
+        judge: raises `LawBroken` if what was before them is forgotten.
+        """
+        answer, done, several = Answer(), 0, _BATCH if Need.BATCH in self.has else 1
+        while done < _MANY:
+            calls: list[Json] = [call() for _ in range(several)]
+            answer = yield from SendRequest(self.post_request(to_body(calls if several > 1 else calls[0])))
+            taken = int(answer.is_success) if several == 1 else sum("result" in each for each in answer.items)
+            done += taken
+            if several > 1 and not answer.items and answer.status != _TOO_MANY_REQUESTS:
+                several = 1
+            elif taken < several:
+                break
+        accepts_all = done >= _MANY
+        while done < _FEWER:
+            yield from self.call(call())
+            done += 1
+        yield from judge()
+        if not accepts_all:
+            raise LawNotTried(f"kept after {done} further calls; {_MANY} weren't accepted: {answer}")
 
     def succeed(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
         """Send an envelope that must be accepted before the law can be judged."""

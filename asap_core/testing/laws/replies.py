@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check
-from asap_core.testing.laws.effects import Steps
+from asap_core.testing.laws.effects import Pause, Steps
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.survey import HARMLESS_SKILL
@@ -59,6 +59,8 @@ _FIELDS: Final = frozenset(
 )
 # A call is dated so far ahead that its date can't be mistaken for the reply's.
 _AHEAD: Final = 20
+# Seconds between two replies: the dates of both differ, also if they're whole seconds.
+_LATER: Final = 1.1
 # What two clocks may differ by, and a slow agent may take.
 _MOST_OFF: Final = 60
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -135,6 +137,10 @@ def dates(lab: Lab) -> Steps[None]:
     check(got != sent, f"timestamp: the request's, {got}")
     at = datetime.fromisoformat(got).timestamp() if _RFC_3339.fullmatch(got) else None
     check(at is not None and abs(at - lab.wall()) < _MOST_OFF, f"timestamp: {got}, at {lab.timestamp()}")
+    yield from Pause(_LATER)
+    later = str(accepted((yield from lab.send(lab.envelope()))).get("timestamp"))
+    then = datetime.fromisoformat(later).timestamp() if _RFC_3339.fullmatch(later) else None
+    check(at is not None and then is not None and then > at, f"timestamp: {later}, {_LATER} s after {got}")
 
 
 @REPLIES.law(clause="docs/wire.md §1.1", expected="`asap_version` is 0.1", needs={Need.SKILL})

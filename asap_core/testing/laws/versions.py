@@ -21,7 +21,8 @@ _HEADER: Final = "ASAP-Version"
 )
 def unknown_versions(lab: Lab) -> Steps[None]:
     """A request that names only versions that the agent doesn't know is refused."""
-    for value in ("99.0", "99.0, 98.1"):
+    # Numbers, and versions of three parts, that a reader could take for 2.1 and 2.2.
+    for value in ("99.0", "99.0, 98.1", "2.10", "2.20", "02.1", "2.1.0", "2"):
         answer = yield from lab.call(lab.rpc(lab.envelope()), headers=[(_HEADER, value)])
         refused(answer, f"{_HEADER}: {value}", codes=[-32000, "asap:protocol/version_incompatible"])
         check(answer.data.get("supported"), f"data: {answer.data}", f"{_HEADER}: {value}")
@@ -29,7 +30,7 @@ def unknown_versions(lab: Lab) -> Steps[None]:
 
 @VERSIONS.law(
     clause="docs/wire.md §13",
-    expected="the call is accepted, and the header repeats the version that was chosen",
+    expected="the header repeats the version that was chosen, also if the call is refused for another reason",
     severity=Severity.SHOULD,
     needs={Need.SKILL},
 )
@@ -40,6 +41,19 @@ def the_first_known_version(lab: Lab) -> Steps[None]:
         accepted(answer, value)
         got = answer.header(_HEADER.lower())
         check(got == chosen, f"{_HEADER}: {got}", value)
+    answer = yield from lab.call(lab.rpc(lab.envelope(payload=1)), headers=[(_HEADER, "2.1")])
+    refused(answer, "a refused call")
+    check(answer.header(_HEADER.lower()) == "2.1", f"{_HEADER}: {answer.header(_HEADER.lower())}", "a refused call")
+
+
+@VERSIONS.law(
+    clause="RFC 9110 §5.3", expected="each is accepted", severity=Severity.SHOULD, needs={Need.SKILL}, strict=True
+)
+def versions_in_several_lines(lab: Lab) -> Steps[None]:
+    """Several lines `ASAP-Version` are one list, of which any member may be known."""
+    for example, values in (("first", ("2.2", "99.0")), ("second", ("99.0", "2.2"))):
+        answer = yield from lab.call(lab.rpc(lab.envelope()), headers=[(_HEADER, value) for value in values])
+        accepted(answer, f"in the {example} line")
 
 
 @VERSIONS.law(

@@ -138,7 +138,11 @@ class PlantedAgent:
         offered = request.value("asap-version") or ""
         if not offered.strip():
             return None if self.broken("versions.blank") and "asap-version" in dict(request.fields) else "2.2"
+        if self.broken("versions.first_line"):
+            offered = request.values("asap-version")[0]
         versions = [version.strip() for version in offered.split(",")]
+        if self.broken("versions.numbers"):
+            versions = [_as_a_number(version) for version in versions]
         if self.broken("versions.list_refused") and len(versions) > 1:
             return None
         if self.broken("versions.first_only"):
@@ -166,11 +170,12 @@ class PlantedAgent:
 
     def _uncodable(self, request: PlantedRequest) -> PlantedResponse | None:
         coding = self.coding.name(request)
-        if coding in ("", "identity", "gzip") or self.broken("compression.unknown"):
+        known = ", ".join(self.options.codings)
+        if coding in ("", "identity", *self.options.codings) or self.broken("compression.unknown"):
             return None
-        fields = () if self.broken("compression.accept_encoding") else (("accept-encoding", "gzip"),)
+        fields = () if self.broken("compression.accept_encoding") else (("accept-encoding", known),)
         status = 400 if self.broken("compression.unknown_status") else 415
-        return self._plain(request, status, "Unsupported Content-Encoding. Supported: gzip", *fields, unread=True)
+        return self._plain(request, status, f"Unsupported Content-Encoding. Supported: {known}", *fields, unread=True)
 
     # --- with the body -----------------------------------------------------------------------------------------------
 
@@ -182,7 +187,8 @@ class PlantedAgent:
             body = self.coding.decoded(request)
         except ValueError:
             status = 500 if self.broken("compression.corrupt_status") else 400
-            return self._plain(request, status, "Invalid compressed data: expected a gzip stream")
+            coding = "brotli" if self.coding.name(request) == "br" else "gzip"
+            return self._plain(request, status, f"Invalid compressed data: expected a {coding} stream")
         except OverflowError:
             return self.body_too_large(request, unread=False)
         self.calls.line_feeds = body.count(b"\n")
@@ -231,7 +237,10 @@ class PlantedAgent:
         if len(items) > self.options.max_batch and not self.broken("batch.size"):
             return self._refused(CallFault("batch_size", note="batch size exceeds the maximum"), request)
         answers = []
+        keys = dict(self.calls.keys.kept)
         for place, item in enumerate(items):
+            if self.broken("idempotency.batch_snapshot"):
+                self.calls.keys.kept = dict(keys)
             answered, fault = self._item(item, place, self._header_key(request), caller)
             if fault is not None and self.broken("batch.first_failure_ends"):
                 return self._answered(answered, fault, request)
@@ -308,6 +317,8 @@ class PlantedAgent:
         if response.status not in (204, 304):
             fields = (*fields, ("content-length", str(len(response.body))))
         version = self._version(request) or _DEFAULT_VERSION
+        if self.broken("versions.default_on_errors") and b'"error"' in response.body:
+            version = _DEFAULT_VERSION
         if not self.broken("versions.header_missing"):
             fields = (*fields, ("asap-version", version))
         without_body = request.method == "HEAD" and not self.broken("discovery.body_of_head")
@@ -316,6 +327,13 @@ class PlantedAgent:
         return PlantedResponse(
             status=response.status, fields=fields, body=b"" if without_body else response.body, close=response.close
         )
+
+
+def _as_a_number(version: str) -> str:
+    try:
+        return str(float(version))
+    except ValueError:
+        return version
 
 
 def _closing(response: PlantedResponse) -> PlantedResponse:

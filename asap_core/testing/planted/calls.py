@@ -50,6 +50,18 @@ class PlantedCaller:
     peer: str
 
 
+def _with_numbers(value: Any) -> Any:
+    """Return a value with 1 in place of true, and 0 in place of false, as `==` has it."""
+    match value:
+        case dict():
+            return {key: _with_numbers(value[key]) for key in sorted(value)}
+        case list():
+            return [_with_numbers(each) for each in value]
+        case bool():
+            return int(value)
+    return value
+
+
 @dataclass
 class Calls:
     """Answers calls, and remembers what was accepted."""
@@ -64,6 +76,8 @@ class Calls:
     """The input of the last call: only a broken agent remembers it."""
     first_asked: dict[Seen, dict[str, Any]] = field(default_factory=dict)
     first_ids: dict[Seen, Any] = field(default_factory=dict)
+    first_reply: float | None = None
+    """When the first reply was dated: only a broken agent remembers it."""
     failures: int = 0
     """How often a skill has failed: only a broken agent counts them."""
     line_feeds: int = 0
@@ -105,7 +119,10 @@ class Calls:
             whole = self.first_asked.setdefault(self._scope(whole, key, caller), whole)
         if key is not None and self.broken("idempotency.rpc_id_repeated"):
             call_id = self.first_ids.setdefault(self._scope(whole, key, caller), call_id)
-        reply = reply_object(call_id, whole, outcome, self.options.urn, self.wall(), self.ids(), self.broken)
+        wall = self.wall()
+        if self.broken("replies.timestamp_once"):
+            wall = self.first_reply = self.first_reply or wall
+        reply = reply_object(call_id, whole, outcome, self.options.urn, wall, self.ids(), self.broken)
         return reply, None
 
     def _as_sent(self, fault: CallFault) -> CallFault:
@@ -181,6 +198,8 @@ class Calls:
         sender = str(envelope["sender"] or caller.urn)  # without a sender only with a switch
         if self.broken("identity.sender_prefix") and sender.startswith(caller.urn):
             return
+        if self.broken("identity.sender_segment") and sender.startswith(f"{caller.urn}:"):
+            return
         if sender != caller.urn:
             details: dict[str, object] = {"sender": sender} if self.broken("errors.echo_sender") else {}
             if self.broken("errors.tells_the_tokens_agent"):
@@ -199,6 +218,8 @@ class Calls:
         if self.broken("envelope.recipient_unchecked_here") or recipient == own:
             return
         if self.broken("envelope.recipient_prefix") and str(recipient).startswith(own):
+            return
+        if self.broken("envelope.recipient_segment") and str(recipient).startswith(f"{own}:"):
             return
         named = recipient if self.broken("errors.echo_recipient") else own
         raise CallFault("misaddressed", details={"agent_id": named})
@@ -267,6 +288,8 @@ class Calls:
             return str(envelope["payload"]["skill_id"])
         if self.broken("idempotency.blanks"):
             return f"{self.line_feeds} {envelope['payload']}"
+        if self.broken("idempotency.true_is_one"):
+            return str([_with_numbers(envelope[name]) for name in names])
         return json.dumps([envelope[name] for name in names], sort_keys=not self.broken("idempotency.key_order"))
 
     def _once(self, scope: Seen, envelope: dict[str, Any], issued: float, task: dict[str, Any]) -> Any:

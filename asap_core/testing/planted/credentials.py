@@ -53,6 +53,10 @@ class Credentials:
         if scheme.lower() != "bearer" and not self.broken("identity.any_scheme"):
             return CallFault("unauthenticated")
         token = token.strip(" \t")
+        if not token.isascii() and self.broken("identity.non_ascii_token"):
+            return CallFault("internal", note="Internal server error")
+        if self.broken("identity.token_padding"):
+            token = token.rstrip("=")
         if not _is_token(token):
             return CallFault("credential")
         return self._caller_of(token, tokens, request)

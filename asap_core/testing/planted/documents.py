@@ -1,5 +1,6 @@
 """The documents that the agent publishes: its manifest, with a validator for caches, and its health."""
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,8 +44,18 @@ class PlantedDocuments:
             sent = body if self.broken("discovery.body_of_304") else b""
             fields = fields[:0] if self.broken("discovery.fields_of_304") else fields
             return PlantedResponse(status=304, fields=fields, body=sent)
+        if "gzip" in (request.value("accept-encoding") or ""):
+            body, fields = self._coded(body, fields)
         kind = ("content-type", "text/plain") if self.broken("discovery.content_type") else JSON
         return PlantedResponse(status=200, fields=(kind, *fields), body=body)
+
+    def _coded(self, body: bytes, fields: Fields) -> tuple[bytes, Fields]:
+        """Compress the manifest, wrongly for caches. Only a broken agent does."""
+        if self.broken("discovery.coded_etag"):
+            return gzip.compress(body), (*fields, ("content-encoding", "gzip"), ("vary", "accept-encoding"))
+        if self.broken("discovery.coded_without_vary"):
+            return gzip.compress(body), (("etag", '"coded"'), *fields[1:], ("content-encoding", "gzip"))
+        return body, fields
 
     def _manifest_text(self) -> bytes:
         options = self.options
@@ -108,6 +119,10 @@ class PlantedDocuments:
     def health(self, _request: PlantedRequest) -> PlantedResponse:
         """The health report, which is never cached."""
         uptime = max(0.0, round(self.monotonic() - self.started, 2))
+        if self.broken("discovery.health_uptime_constant"):
+            uptime = 0.0
+        if self.broken("discovery.health_uptime_milliseconds"):
+            uptime *= 1_000
         report: dict[str, Any] = {
             "status": "ok" if self.broken("discovery.health_status") else "healthy",
             "agent_id": "urn:asap:agent:other" if self.broken("discovery.health_agent_id") else self.options.urn,

@@ -90,9 +90,11 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
     "the rule that is broken is a law of another group": (
         "discovery.health_fields",
         "discovery.health_http_status",
+        "batch.identity",
         "identity.of_the_connection",
         "discovery.body_of_head",
         "envelope.recipient_prefix",
+        "envelope.recipient_segment",
         "http.method_not_allowed",
         "http.unknown_path",
     ),

@@ -193,6 +193,8 @@ def _plain_length(lengths: list[str], broken: Breaks) -> int:
         text = text.partition(",")[0]
     if broken("http.length_sign"):
         text = text.removeprefix("+")
+    if text.isdigit() and not text.isascii() and broken("http.length_isdigit"):
+        raise HttpFault(500, "a number")
     if not re.fullmatch(r"[0-9]+", text):
         if broken("http.length_not_digits"):
             return 0

@@ -18,9 +18,16 @@ from asap_core.testing.planted.trial import asked_for, tried
 Matrix = Mapping[str, tuple[str, ...]]
 """For each switch the ids of the laws that it breaks."""
 
-# Laws that move tens of megabytes take a second each. They're tried with the switches of these groups only.
-EXPENSIVE: Final = frozenset({"limits.a_large_body", "limits.a_large_chunked_body", "compression.bombs"})
 _LARGE: Final = ("limits.", "compression.")
+# Laws that move tens of megabytes, or make a thousand calls, take a second each. They're tried with the switches of
+# these groups only.
+EXPENSIVE: Final[Mapping[str, tuple[str, ...]]] = {
+    "limits.a_large_body": _LARGE,
+    "limits.a_large_chunked_body": _LARGE,
+    "compression.bombs": _LARGE,
+    "replay.many_calls_later": ("replay.",),
+    "idempotency.many_calls_later": ("idempotency.",),
+}
 
 
 def broken_by(switch: str | None, laws: Sequence[Law]) -> tuple[str, ...]:
@@ -33,7 +40,7 @@ def candidates(switches: Iterable[str], laws: Sequence[Law] = LAWS) -> dict[str,
     """For each switch the laws that it may break: those during which the correct agent asks for it."""
     asked = {law.id: asked_for(law) for law in laws}
     return {
-        name: [law for law in laws if name in asked[law.id] and (law.id not in EXPENSIVE or name.startswith(_LARGE))]
+        name: [law for law in laws if name in asked[law.id] and name.startswith(EXPENSIVE.get(law.id, ""))]
         for name in switches
     }
 

@@ -56,6 +56,8 @@ class Nonces:
             del self.seen[of_sender[0]]
         if self.broken("replay.last_hundred_only") and len(self.seen) >= 100:
             del self.seen[next(iter(self.seen))]
+        if self.broken("replay.last_thousand_only") and len(self.seen) >= 1_000:
+            del self.seen[next(iter(self.seen))]
         if not (self.broken("replay.id_not_remembered") and key[1] == "id"):
             self.seen[key] = (wall if self.broken("replay.by_the_wall_clock") else now, issued)
 
@@ -147,6 +149,8 @@ class Keys:
         known = self.kept.get(scope)
         if known is None:
             if self.broken("idempotency.last_hundred_only") and len(self.kept) >= 100:
+                del self.kept[next(iter(self.kept))]
+            if self.broken("idempotency.last_thousand_only") and len(self.kept) >= 1_000:
                 del self.kept[next(iter(self.kept))]
             return self.kept.setdefault(scope, KeptAnswer(asked))
         if known.asked != asked and not self.broken("idempotency.other_request"):

@@ -77,6 +77,8 @@ class PlantedOptions:
     head_timeout: float = 10.0
     body_timeout: float = 30.0
     idle_timeout: float = 60.0
+    codings: tuple[str, ...] = ("br", "gzip")
+    """What bodies may be compressed by. Of br it reads what the laws send: see `Coding`."""
     skills: tuple[str, ...] = field(default=("echo", "fail", "sleep"))
 
 

@@ -144,6 +144,8 @@ def error_object(call_id: object, fault: CallFault, broken: Breaks) -> dict[str,
         answer["result"] = None
     if broken("jsonrpc.error_id_lost"):
         answer["id"] = None
+    if broken("errors.falsy_id"):
+        answer["id"] = call_id or None
     return answer
 
 

@@ -37,7 +37,7 @@ class Pair:
 
     def __init__(self, *, breaks=(), **policy: Any) -> None:
         self.clock = ManualClock()
-        self.options = PlantedOptions(max_body=MAX_BODY)
+        self.options = PlantedOptions(max_body=MAX_BODY, codings=("gzip",))
         self.planted = PlantedAgent(self.options, breaks=breaks, monotonic=self.clock.monotonic, wall=self.clock.wall)
         manifest = Manifest(
             id=self.options.urn,

@@ -13,8 +13,10 @@ from asap_core.testing.planted.trial import asked_for, tried, tried_without_a_to
 # Laws that take a second, each with a switch that breaks it: the search would try others first.
 KNOWN = {
     "compression.bombs": "compression.bomb",
+    "idempotency.many_calls_later": "idempotency.last_thousand_only",
     "limits.a_large_body": "limits.body",
     "limits.a_large_chunked_body": "limits.chunked_body",
+    "replay.many_calls_later": "replay.last_thousand_only",
 }
 
 
