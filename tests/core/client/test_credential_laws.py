@@ -78,7 +78,9 @@ class World(Peers):
             return answer({"detail": "no"}, 500)
         if fetch.method == "GET":
             return answer(METADATA)
-        (client,) = (name for name in CLIENTS if f"secret-{name}" in seen)
+        client = next((name for name in CLIENTS if f"secret-{name}" in seen), None)
+        if client is None:  # a broken client was redirected here, without its secret
+            return answer({"error": "invalid_client"}, 401)
         token = f"token-{len(self.meant)}-"
         self.meant[token] = guarded(CLIENTS[client])
         return answer({"access_token": token, "token_type": "Bearer", "expires_in": 100})
