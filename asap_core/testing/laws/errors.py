@@ -208,9 +208,13 @@ def when_to_try_again(lab: Lab) -> Steps[None]:
     check(isinstance(after, int) and after >= 0, f"retry_after_ms: {after!r}")
 
 
-@ERRORS.law(clause="docs/wire.md §4.2; docs/errors.md", expected="status 200", needs={Need.SKILL})
+@ERRORS.law(
+    clause="docs/wire.md §4.2; docs/errors.md",
+    expected="status 200, which is not an error of HTTP: docs/errors.md lists the refusals that have another one",
+    needs={Need.SKILL},
+)
 def status_of_refusals(lab: Lab) -> Steps[None]:
-    """What JSON-RPC refuses has the HTTP status 200."""
+    """A malformed envelope, or an unknown method, payload type or skill, is refused with the HTTP status 200."""
     for example, call in _refusals(lab, "marker").items():
         answer = yield from lab.call(call)
         refused(answer, example, statuses=[200])

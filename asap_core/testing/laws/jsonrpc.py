@@ -60,6 +60,9 @@ def responses(lab: Lab) -> Steps[None]:
 
 
 _INVALID: Final = (-32600, "asap:rpc/invalid_request")
+_UNREADABLE: Final = (-32700, "asap:rpc/parse_error")
+# More than any agent counts to, and fewer than CPython would neither read nor write.
+_MANY_DIGITS: Final = 1_000
 
 
 @JSONRPC.law(
@@ -111,13 +114,15 @@ def unknown_members(lab: Lab) -> Steps[None]:
 
 
 @JSONRPC.law(
-    clause="docs/security.md 21", expected="each is refused, by Invalid request (-32600)", severity=Severity.HARDENING,
-    needs={Need.SKILL}, strict=True,
+    clause="docs/security.md 21", expected="each is refused, by Invalid request (-32600), or by Parse error (-32700)",
+    severity=Severity.HARDENING, needs={Need.SKILL}, strict=True,
 )  # fmt: skip
 def ids_are_bounded(lab: Lab) -> Steps[None]:
-    """An id of a thousand characters, or beyond 64 bits, is refused."""
-    for example, value in (("1,000 characters", "a" * 1_000), ("2 to the 64", 2**64), ("-2 to the 64", -(2**64))):
-        refused((yield from lab.call(lab.rpc(lab.envelope(), id=value))), example, codes=_INVALID)
+    """An id of 100,000 characters, or of 1,000 digits, is refused: it would be sent back."""
+    most = 10**_MANY_DIGITS - 1
+    for example, value in (("100,000 characters", "a" * 100_000), ("1,000 digits", most), ("-, 1,000 digits", -most)):
+        codes = (*_INVALID, *_UNREADABLE)
+        refused((yield from lab.call(lab.rpc(lab.envelope(), id=value))), example, codes=codes)
 
 
 @JSONRPC.law(clause="docs/wire.md §4.1", expected="Content-Type is application/json", needs={Need.SKILL})

@@ -97,7 +97,7 @@ def payload(lab: Lab) -> Steps[None]:
 
 
 @REPLIES.law(
-    clause="docs/conformance.md: the skill echo",
+    clause="docs/conformance.md, The skill echo",
     expected="the reply's result contains the input, unchanged",
     severity=Severity.SHOULD,
     needs={Need.SKILL},

@@ -197,6 +197,8 @@ def _from_iso(text: str, broken: Breaks) -> float | None:
         return None
     micros = int(f"{fraction or 0:0<6}"[:6])
     seconds = (at - _EPOCH - offset).total_seconds() + micros / 1e6
+    if not _year_exists(seconds) and broken("time.calendar"):
+        raise ArithmeticError("a year of 1 to 9999")
     return seconds if _year_exists(seconds) else None
 
 
