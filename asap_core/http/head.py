@@ -119,6 +119,7 @@ def _judge_request_line(line: bytes) -> BadHead | None:
 _LENGTH: Final = b"content-length"
 _ONE_FRAMING: Final = "either Content-Length or, in HTTP/1.1, Transfer-Encoding"
 _ONE_LENGTH: Final = "one Content-Length, of digits only"
+_ONE_HOST: Final = "one Host: a name or an address, with or without a port"
 _is_length: Final = re.compile(rb"[0-9]+").fullmatch
 
 
@@ -133,6 +134,10 @@ def _judge_fields(request_line: bytes, fields: list[bytes]) -> BadHead | None:
     if b"transfer-encoding" in names and (b"content-length" in names or request_line.endswith(b"/1.0")):
         # RFC 9112 §6.1: two framings, between which readers choose differently: an attempt at request smuggling.
         return BadHead(400, _ONE_FRAMING)
+    hosts = names.count(b"host")
+    if hosts > 1 or (hosts == 0 and request_line.endswith(b"/1.1")):
+        # RFC 9112 §3.2: a server must refuse both.
+        return BadHead(400, _ONE_HOST)
     lengths = [
         field.partition(b":")[2].strip(b" \t") for field, name in zip(fields, names, strict=True) if name == _LENGTH
     ]
@@ -183,7 +188,7 @@ def judge(method: str, target: str, headers: Mapping[bytes, bytes]) -> str | Bad
         return BadHead(400, "a request target that is a path, such as /asap, or an http URL with one")
     host, length, coding = headers.get(b"host"), headers.get(_LENGTH), headers.get(b"transfer-encoding")
     if host is not None and not _AUTHORITY.fullmatch(host.decode("latin-1")):
-        return BadHead(400, "one Host: a name or an address, with or without a port")
+        return BadHead(400, _ONE_HOST)
     if length is not None and (coding is not None or not _is_length(length)):
         return BadHead(400, _ONE_LENGTH if coding is None else _ONE_FRAMING)
     if coding is not None and coding.lower() != b"chunked":

@@ -43,7 +43,7 @@ class TestHeads:
         assert head.request(peer="") == BadHead(400, "an HTTP/1.1 request")
 
     def test_a_method_is_a_token(self) -> None:
-        assert self.read(b"GE(T / HTTP/1.1\r\n\r\n").request(peer="") == BadHead(400, "an HTTP/1.1 request")
+        assert self.read(b"GE(T / HTTP/1.1\r\nHost: a\r\n\r\n").request(peer="") == BadHead(400, "an HTTP/1.1 request")
 
     @pytest.mark.parametrize("extra", [0, 1])
     @pytest.mark.parametrize("chunk", [None, 1])
@@ -108,6 +108,22 @@ class TestHeads:
     def test_heads_for_request_smuggling_are_refused(self, head, status) -> None:
         assert self.read(head + b"\r\n\r\n").status == status
 
+    @pytest.mark.parametrize(
+        ("head", "is_read"),
+        [
+            (b"GET / HTTP/1.1\r\n\r\n", False),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", False),
+            (b"GET / HTTP/1.0\r\nHost: a\r\nhost: a\r\n\r\n", False),
+            (b"GET / HTTP/1.1\r\nHOST:\r\n\r\n", True),
+            (b"GET / HTTP/1.0\r\n\r\n", True),
+        ],
+    )
+    def test_a_request_names_one_host(self, head, is_read) -> None:
+        expected = (
+            Head(head, b"") if is_read else BadHead(400, "one Host: a name or an address, with or without a port")
+        )
+        assert self.read(head) == expected
+
     @pytest.mark.parametrize("blank", [b" ", b"\t"])
     def test_folded_fields_are_refused(self, blank) -> None:
         outcome = self.read(b"GET / HTTP/1.1\r\nA: b\r\n" + blank + b"c: d\r\n\r\n")
@@ -117,7 +133,7 @@ class TestHeads:
         assert self.read(b"GET / HTTP/1.\r\n\r\n").status == 400
 
     def test_a_transfer_coding_alone_is_accepted(self) -> None:
-        assert isinstance(self.read(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), Head)
+        assert isinstance(self.read(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"), Head)
 
     @pytest.mark.parametrize(
         "value",
