@@ -17,6 +17,9 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r\n]*)?\Z")
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
 # Statuses whose answers have no body (RFC 9112 §6.3).
 _BODILESS: Final = (204, 304)
+# What Python's readers say of a text that is cut.
+_CUT: Final = "unexpected end of data"
+_UNTERMINATED: Final = "Unterminated string"
 
 
 @frozen
@@ -119,7 +122,31 @@ class Answer:
             return f"HTTP {self.status}, JSON-RPC error {self.code}{taxonomy}"
         if self.result is not None:
             return f"HTTP {self.status}, a JSON-RPC result"
-        return f"HTTP {self.status}, a body of {len(self.body)} bytes"
+        why = _why_not_json(self.body, self.header("content-length")) if self.body else ""
+        return f"HTTP {self.status}, a body of {len(self.body)} bytes{why}"
+
+
+def _why_not_json(body: bytes, length: str | None) -> str:
+    """Say why a body isn't JSON, and where. Empty if it is. `length`: its Content-Length."""
+    begin, end = " that isn't JSON: ", f"at byte {len(body)}{'' if length is None else ', its Content-Length'}"
+    if length is not None and not body.isascii():
+        end += " (which counts bytes, not characters)"
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        cut = error.reason == _CUT
+        return f"{begin}it ends inside a character {end}" if cut else f"{begin}no UTF-8 at byte {error.start}"
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg.startswith(_UNTERMINATED):
+            return f"{begin}it ends inside a string {end}"
+        if not text[error.pos :].strip():
+            return f"{begin}it ends inside a value {end}"
+        return f"{begin}it's wrong at byte {len(text[: error.pos].encode())}"
+    except (ValueError, RecursionError):
+        return f"{begin}a number, or the depth, is beyond all bounds"
+    return ""
 
 
 def read_answers(data: bytes, methods: Sequence[str] = (), *, closed: bool) -> tuple[list[Answer], bytes]:

@@ -13,6 +13,9 @@ _SHOWN_BYTES: Final = 4_000
 _SHOWN_LAST: Final = 5
 # CR LF, and the place behind a lone LF.
 _LINE_END: Final = re.compile(r"\r\n|(?<=[^\r]\n)|(?<=\A\n)")
+# Where a body has no line end, the place between it and the next answer, or the next request.
+_NEXT: Final = re.compile(r"(?<=[^\n])(?=HTTP/1\.[01] \d{3}\b)|(?<=[}\]])(?=[A-Z]+ /\S* HTTP/1\.[01]\r)")
+_NEXT_MESSAGE: Final = "(next message)"
 
 
 def text_report(report: Report) -> Iterator[str]:
@@ -71,9 +74,13 @@ def exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterato
 def shown_bytes(data: bytes) -> list[str]:
     """Return bytes as lines for people: what isn't printable ASCII is escaped, and a long text is cut.
 
-    A line ends at CR LF, or at a lone LF, which is shown.
+    A line ends at CR LF, or at a lone LF, which is shown. A message that begins within a line has a line before it that
+    says so.
     """
     text = data[:_SHOWN_BYTES].decode("latin-1")
-    lines = [line.encode("unicode_escape").decode() for line in _LINE_END.split(text)]
+    messages = [
+        [line.encode("unicode_escape").decode() for line in _LINE_END.split(each)] for each in _NEXT.split(text)
+    ]
+    lines = [*messages[0], *(line for each in messages[1:] for line in (_NEXT_MESSAGE, *each))]
     more = len(data) - _SHOWN_BYTES
     return [*lines, f"… and {more} more bytes"] if more > 0 else lines

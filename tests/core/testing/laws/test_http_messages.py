@@ -77,3 +77,33 @@ class TestAnswers:
         error = b'{"error": {"code": -32003, "data": {"code": "asap:protocol/invalid_nonce"}}}'
         assert str(Answer(200, body=error)) == "HTTP 200, JSON-RPC error -32003 asap:protocol/invalid_nonce"
         assert str(Answer(200, body=b'{"result": {"envelope": {}}}')) == "HTTP 200, a JSON-RPC result"
+        assert (str(Answer(200, body=b"[]")), str(Answer(404))) == (
+            "HTTP 200, a body of 2 bytes",
+            "HTTP 404, a body of 0 bytes",
+        )
+
+    @pytest.mark.parametrize(
+        ("body", "why"),
+        [
+            (b'{"a": "b', "it ends inside a string at byte 8, its Content-Length"),
+            (
+                '{"ü": "b'.encode(),
+                "it ends inside a string at byte 9, its Content-Length (which counts bytes, not characters)",
+            ),
+            (
+                b'{"\xc3',
+                "it ends inside a character at byte 3, its Content-Length (which counts bytes, not characters)",
+            ),
+            (b'{"a": ', "it ends inside a value at byte 6, its Content-Length"),
+            (b'{"a": 1', "it ends inside a value at byte 7, its Content-Length"),
+            ('{"ü": 1} x'.encode(), "it's wrong at byte 10"),
+            (b"<html>", "it's wrong at byte 0"),
+            (b'{"\xff": 1}', "no UTF-8 at byte 2"),
+            (b"[" * 100_000, "a number, or the depth, is beyond all bounds"),
+        ],
+    )
+    def test_it_says_where_a_body_is_no_json(self, body: bytes, why: str) -> None:
+        shown = str(Answer(200, (("content-length", str(len(body))),), body=body))
+        assert shown == f"HTTP 200, a body of {len(body)} bytes that isn't JSON: {why}"
+        without = str(Answer(200, body=body))
+        assert without == shown.partition(", its Content-Length")[0]

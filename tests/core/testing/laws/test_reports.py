@@ -148,6 +148,14 @@ def test_line_ends_other_than_cr_lf_are_shown() -> None:
     assert shown_bytes(b"\na") == ["\\n", "a"]
 
 
+def test_a_message_that_begins_within_a_line_is_told() -> None:
+    first, second = "HTTP/1.1 200 OK\r\n\r\n{}", "HTTP/1.1 404 Not Found\r\n\r\n"
+    shown = ["HTTP/1.1 200 OK", "", "{}", "(next message)", "HTTP/1.1 404 Not Found", "", ""]
+    assert shown_bytes((first + second).encode()) == shown
+    assert shown_bytes((second + first).encode()) == [*shown[4:6], *shown[:3]]
+    assert shown_bytes(b'{"a": 1}POST /asap HTTP/1.1\r\n')[:3] == ['{"a": 1}', "(next message)", "POST /asap HTTP/1.1"]
+
+
 @pytest.mark.parametrize(("count", "numbers"), [(6, [1, 2, 3, 4, 5, 6]), (8, [1, 4, 5, 6, 7, 8])])
 def test_the_first_exchange_and_the_last_ones_are_shown(count: int, numbers: list[int]) -> None:
     [_, failed, _] = report().results
