@@ -20,10 +20,12 @@ class _Program:
 
     stop: ends those that were given no event to stop by.
     receives: is held by the one of them that receives the signal for all.
+    thread: where it runs. Another thread that it starts may inherit its context, and has an event loop of its own.
     """
 
     stop: anyio.Event = field(factory=anyio.Event)
     receives: anyio.Lock = field(factory=anyio.Lock)
+    thread: int = field(factory=threading.get_ident)
 
 
 _PROGRAM: Final[ContextVar[_Program | None]] = ContextVar("program", default=None)
@@ -59,7 +61,7 @@ def _expect_no_coroutine(main: object) -> None:
 def stop_of_program() -> anyio.Event:
     """Return the event that stops a server that was given none. Unless `run` runs the program, nothing sets it."""
     program = _PROGRAM.get()
-    return anyio.Event() if program is None else program.stop
+    return anyio.Event() if program is None or program.thread != threading.get_ident() else program.stop
 
 
 async def stop_on_sigterm(stop: anyio.Event) -> None:

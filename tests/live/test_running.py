@@ -7,9 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+import anyio
+import anyio.to_thread
 import httpx
 import pytest
 
+from asap_adapters import run
+from asap_adapters.server.running import stop_of_program
 from tests.builders import call
 from tests.live.command import SECONDS
 
@@ -128,3 +132,16 @@ def test_a_program_that_stops_by_itself_keeps_sigterm(start: Start, main: str, c
     process, _ = start(main)
     process.send_signal(signal.SIGTERM)
     assert process.wait(SECONDS) == code
+
+
+def test_a_server_in_an_event_loop_of_another_thread_isnt_stopped_by_the_program(anyio_backend_name: str) -> None:
+    async def event() -> anyio.Event:
+        return stop_of_program()
+
+    async def main() -> tuple[anyio.Event, anyio.Event, anyio.Event]:
+        in_thread = await anyio.to_thread.run_sync(lambda: anyio.run(event, backend=anyio_backend_name))
+        return await event(), await event(), in_thread
+
+    mine, mine_again, in_thread = run(main, backend=anyio_backend_name)
+    assert mine is mine_again
+    assert mine is not in_thread
