@@ -7,11 +7,11 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from attrs import frozen
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, precondition, rule
 
 from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
@@ -22,12 +22,22 @@ from asap_core.testing.bodies import request_bodies
 from asap_core.testing.driven_agent import answer
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
+from asap_core.wire.json_types import Json
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 ALICE = "urn:asap:agent:alice"
 MALLORY = "urn:asap:agent:mallory"
 AGENT = "urn:asap:agent:under-test"
 TOKEN = "token-of-alice"  # noqa: S105 - of a test agent
+# JSON-RPC ids, also those that are false in many languages.
+_CALL_IDS: Final = st.sampled_from([0, "", -1, 1, "0", 2**53 + 1])
+# Agents whose ids begin as another's does.
+_NOT_ALICE: Final = st.sampled_from([MALLORY, f"{ALICE}:other", f"{ALICE}x", ALICE[:-1]])
+_NOT_THE_AGENT: Final = st.sampled_from([MALLORY, f"{AGENT}:other", f"{AGENT}x", AGENT[:-1]])
+# Two inputs each, which aren't the same, though in Python some are equal.
+_INPUTS: Final = st.sampled_from(
+    [({"n": 1}, {"n": 2}), ({"n": 1}, {"n": True}), ({"n": 0}, {"n": False}), ({}, {"n": None})]
+)
 # Text that is in no message of the protocol: a response that contains it has echoed the request.
 MARKER = "zqxjkvbp"
 
@@ -45,6 +55,17 @@ class Reply:
         value = json.loads(self.body)
         error = value.get("error") if isinstance(value, dict) else None
         return error["code"] if isinstance(error, dict) else None
+
+    @property
+    def id(self) -> object:
+        """The JSON-RPC id, or None."""
+        value = json.loads(self.body)
+        return value.get("id") if isinstance(value, dict) else None
+
+    @property
+    def payload(self) -> object:
+        """The payload of the reply, if the call was accepted, or None."""
+        return json.loads(self.body)["result"]["envelope"]["payload"] if self.accepted else None
 
     @property
     def accepted(self) -> bool:
@@ -89,7 +110,9 @@ def local_target(clock: ManualClock) -> Target:
 class ExchangeMachine(RuleBasedStateMachine):
     """Sends calls as different peers to a target. Override `make_target` to test another implementation.
 
-    The target must be the agent `AGENT` with a skill `echo`, accept `TOKEN` as `ALICE`'s, and have no rate limits.
+    The target must be the agent urn:asap:agent:under-test with a skill `echo`, accept the token token-of-alice as
+    urn:asap:agent:alice's, read both clocks from `self.clock`, and have no rate limits. Set `idempotent` to False if it
+    doesn't know idempotency keys.
 
     >>> class MyMachine(ExchangeMachine):
     ...     def make_target(self): return my_callable
@@ -97,6 +120,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     """
 
     sent = Bundle("sent")
+    idempotent: ClassVar[bool] = True
     HARMLESS: ClassVar[frozenset[int]] = frozenset({200, 400, 401, 403, 413, 415, 429, 503})
 
     def __init__(self) -> None:
@@ -109,33 +133,40 @@ class ExchangeMachine(RuleBasedStateMachine):
         )
 
     def make_target(self) -> Target:
-        """Return the target under test. Its wall clock must follow `self.clock`."""
+        """Return the target under test. Its clocks must be `self.clock`'s, also after a step of the wall clock."""
         return local_target(self.clock)
 
     def _call(
-        self, *, sender: str = ALICE, recipient: str = AGENT, changes: Mapping[str, object] = MappingProxyType({})
+        self,
+        *,
+        sender: str = ALICE,
+        recipient: str = AGENT,
+        changes: Mapping[str, object] = MappingProxyType({}),
+        call_id: str | int = "1",
+        task: dict[str, Json] | None = None,
+        key: str | None = None,
     ) -> bytes:
         number = next(self.numbers)
         envelope = Envelope.new(
             sender=sender,
             recipient=recipient,
             payload_type="task.request",
-            payload={"conversation_id": MARKER, "skill_id": "echo", "input": {}},
+            payload={"conversation_id": MARKER, "skill_id": "echo", "input": task or {}},
             ids=lambda: f"envelope-{number}",
             wall=self.clock.wall(),
             nonce=f"{MARKER}-{number}",
         )
         document = {**encode_envelope(envelope), **changes}
-        return json.dumps(
-            {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": {"envelope": document}}
-        ).encode()
+        params = {"envelope": document} if key is None else {"envelope": document, "idempotency_key": key}
+        return json.dumps({"jsonrpc": "2.0", "method": "asap.send", "id": call_id, "params": params}).encode()
 
-    @rule(target=sent)
-    def an_honest_call_is_accepted(self) -> bytes:
-        """A call with a fresh timestamp and nonce, from the token's agent, to this agent."""
-        body = self._call()
+    @rule(target=sent, call_id=_CALL_IDS)
+    def an_honest_call_is_accepted(self, call_id: str | int) -> bytes:
+        """A call with a fresh timestamp and nonce, from the token's agent, to this agent. Its id comes back."""
+        body = self._call(call_id=call_id)
         reply = self.target(body, TOKEN)
         assert reply.accepted, reply
+        assert (type(reply.id), reply.id) == (type(call_id), call_id), reply
         return body
 
     @rule(body=sent)
@@ -143,10 +174,10 @@ class ExchangeMachine(RuleBasedStateMachine):
         """An accepted call is never accepted again, whenever it's repeated."""
         assert not self.target(body, TOKEN).accepted
 
-    @rule()
-    def a_forged_sender_is_refused(self) -> None:
+    @rule(sender=_NOT_ALICE)
+    def a_forged_sender_is_refused(self, sender: str) -> None:
         """A token is valid for one sender only."""
-        assert not self.target(self._call(sender=MALLORY), TOKEN).accepted
+        assert not self.target(self._call(sender=sender), TOKEN).accepted
 
     @rule(token=st.none() | st.just("another-token"))
     def without_the_token_nothing_is_accepted(self, token: str | None) -> None:
@@ -155,10 +186,23 @@ class ExchangeMachine(RuleBasedStateMachine):
         assert not reply.accepted
         assert MARKER.encode() not in reply.body
 
-    @rule()
-    def what_is_for_another_agent_is_refused(self) -> None:
-        """A call with another agent as recipient."""
-        assert not self.target(self._call(recipient=MALLORY), TOKEN).accepted
+    @rule(recipient=_NOT_THE_AGENT, call_id=_CALL_IDS)
+    def what_is_for_another_agent_is_refused(self, recipient: str, call_id: str | int) -> None:
+        """A call with another agent as recipient. A JSON-RPC error has the call's id."""
+        reply = self.target(self._call(recipient=recipient, call_id=call_id), TOKEN)
+        assert not reply.accepted
+        if reply.code is not None:
+            assert (type(reply.id), reply.id) == (type(call_id), call_id), reply
+
+    @precondition(lambda machine: machine.idempotent)
+    @rule(inputs=_INPUTS)
+    def a_key_belongs_to_one_request(self, inputs: tuple[dict[str, Json], dict[str, Json]]) -> None:
+        """The same input again under an idempotency key gets the first answer. Another one is refused."""
+        key, (task, other) = f"key-{next(self.numbers)}", inputs
+        first = self.target(self._call(task=task, key=key), TOKEN)
+        assert first.accepted, first
+        assert self.target(self._call(task=task, key=key), TOKEN).payload == first.payload
+        assert not self.target(self._call(task=other, key=key), TOKEN).accepted
 
     @rule(offset=st.sampled_from([-3600.0, -301.0, 31.0, 3600.0]))
     def outside_the_window_it_is_refused(self, offset: float) -> None:
@@ -191,5 +235,5 @@ class ExchangeMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0, 20))
     def the_wall_clock_steps_ahead(self, seconds: float) -> None:
-        """The wall clock is set forward, as by an operator or NTP."""
+        """The wall clock is set forward, as by an operator or NTP: dates are compared with the new time."""
         self.clock.step_wall(seconds)

@@ -7,6 +7,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from asap_core.testing import ExchangeMachine, Reply, local_target
+from asap_core.testing.machine import AGENT, ALICE, TOKEN
+from asap_core.testing.planted.agent import PlantedAgent
+from asap_core.testing.planted.messages import PlantedOptions
 
 BOUNDED = settings(
     max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
@@ -87,10 +90,59 @@ def ignores_the_clock(clock):
     return send
 
 
+def planted(switch):
+    """A target with one mistake of the planted agent."""
+
+    def make(clock):
+        options = PlantedOptions(urn=AGENT, tokens=((TOKEN, ALICE),))
+        agent = PlantedAgent(options, breaks=[switch] if switch else [], monotonic=clock.monotonic, wall=clock.wall)
+
+        def send(body, token):
+            fields = () if token is None else (("authorization", f"Bearer {token}"),)
+            response = agent.call("POST", "/asap", fields, body)
+            return Reply(response.status, response.body)
+
+        return send
+
+    return make
+
+
+def test_the_planted_agent_obeys_all_laws() -> None:
+    class Machine(ExchangeMachine):
+        def make_target(self):
+            return planted(None)(self.clock)
+
+    run_state_machine_as_test(Machine, settings=BOUNDED)
+
+
+def test_an_agent_may_do_without_idempotency_keys() -> None:
+    class Machine(ExchangeMachine):
+        idempotent = False
+
+        def make_target(self):
+            return planted("idempotency.ignored")(self.clock)
+
+    run_state_machine_as_test(Machine, settings=BOUNDED)
+
+
+MISTAKES = [
+    "jsonrpc.id_falsy",
+    "jsonrpc.error_id_lost",
+    "envelope.recipient_prefix",
+    "identity.sender_prefix",
+    "idempotency.true_is_one",
+    "idempotency.runs_again",
+]
+
+
 @pytest.mark.planted
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "broken", [accepts_replays, believes_any_sender, lets_anyone_in, echoes, breaks, ignores_the_clock]
+    "broken",
+    [
+        *(accepts_replays, believes_any_sender, lets_anyone_in, echoes, breaks, ignores_the_clock),
+        *(pytest.param(planted(switch), id=switch) for switch in MISTAKES),
+    ],
 )
 def test_a_broken_agent_is_caught(broken) -> None:
     class Machine(ExchangeMachine):
