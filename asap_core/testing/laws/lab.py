@@ -235,7 +235,11 @@ class Lab:
             done += 1
         yield from judge()
         if not accepts_all:
-            raise LawNotTried(f"kept after {done} further calls; {_MANY} weren't accepted: {answer}")
+            refusals = [each for each in answer.items if "error" in each]
+            got = Answer(answer.status, body=to_body(refusals[0])) if refusals else answer
+            raise LawNotTried(
+                f"kept after {done} further calls; not tried after {_MANY}, which weren't accepted: {got}"
+            )
 
     def succeed(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
         """Send an envelope that must be accepted before the law can be judged."""

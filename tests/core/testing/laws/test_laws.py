@@ -170,12 +170,17 @@ class TestTheRunner:
     ONE, LIMITED = Answer(200, body=b'{"result": {}}'), Answer(429)
     BATCH = Answer(200, body=b"[" + b", ".join([b'{"result": {}}'] * 50) + b"]")
 
+    # The limit of a rate may refuse the rest of a batch.
+    LIMITED_CALL = b'{"error": {"code": -32061, "data": {"code": "asap:admission/limited"}}}'
+    REFUSED = Answer(200, body=b"[" + b", ".join([b'{"result": {}}'] * 49 + [LIMITED_CALL]) + b"]")
+
     @pytest.mark.parametrize(
         ("answers", "expected"),
         [
             ([BATCH] * 21, "kept"),
             ([LIMITED, *[ONE] * 150], "after 150 further calls"),
             ([BATCH, LIMITED, *[ONE] * 100], "after 150 further calls"),
+            ([BATCH, REFUSED, *[ONE] * 51], "weren't accepted: HTTP 200, JSON-RPC error -32061 asap:admission/limited"),
             ([BATCH, BATCH, BATCH, BATCH, LIMITED], "after 200 further calls"),
             ([Answer(200, body=b'{"error": {"code": -32600}}'), *[ONE] * 1050], "kept"),
             ([Answer(400), *[ONE] * 200, LIMITED], "after 200 further calls"),
