@@ -219,7 +219,7 @@ def _request(scope: AsgiScope) -> Request:
         "peer": "" if client is None else str(client[0]),  # none over UNIX sockets
         "local": "" if server is None else str(server[0]),
     }
-    headers = scope["headers"]
+    headers = tuple(scope["headers"])  # ASGI: an iterable, and it may be read twice below
     try:
         return Request(headers=headers, **facts)
     except ValueError:

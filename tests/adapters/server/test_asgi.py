@@ -146,6 +146,12 @@ async def test_a_server_that_writes_names_in_capitals_is_understood(app) -> None
     assert start["status"] == 413
 
 
+async def test_no_header_is_lost_if_headers_can_be_read_once_and_one_has_capitals(app) -> None:
+    headers = iter([(b"host", b"localhost"), (b"origin", b"https://evil.example"), (b"Accept", b"*/*")])
+    start, _ = await play(app, {**HTTP, "headers": headers}, {"type": "http.request", "body": b"{}"})
+    assert start["status"] == 403
+
+
 async def test_a_peer_that_leaves_is_forgotten(app) -> None:
     first = {"type": "http.request", "body": b"{", "more_body": True}
     assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []
