@@ -64,17 +64,25 @@ def stop_of_program() -> anyio.Event:
     return anyio.Event() if program is None or program.thread != threading.get_ident() else program.stop
 
 
-async def stop_on_sigterm(stop: anyio.Event) -> None:
-    """Set `stop` on SIGTERM, if it's the program's. Until this is cancelled the signal does nothing else."""
+async def stop_on_sigterm(stop: anyio.Event, decided: anyio.Event) -> None:
+    """Set `stop` on SIGTERM, if it's the program's. Until this is cancelled the signal does nothing else.
+
+    decided: is set when the signal has its meaning.
+    """
     program = _PROGRAM.get()
     # Only the main thread can have handlers, and Windows has no such signal.
-    if program is None or program.stop is not stop or os.name != "posix":
-        return
-    if threading.current_thread() is not threading.main_thread():
-        return
-    async with program.receives:
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            return
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                stop.set()
+    if (
+        program is not None
+        and program.stop is stop
+        and os.name == "posix"
+        and threading.current_thread() is threading.main_thread()
+    ):
+        if program.receives.locked():
+            decided.set()
+        async with program.receives:
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+                    decided.set()
+                    async for _ in signals:
+                        stop.set()
+    decided.set()

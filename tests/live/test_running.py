@@ -45,6 +45,13 @@ async def one_server(stop, *, task_status):
             agent(), {"echo": wait}, at=("127.0.0.1", 0), stop=stop, **given)), flush=True)
         task_status.started()
 
+async def ended_as_it_starts():
+    async with anyio.create_task_group() as group:
+        url = await group.start(lambda **given: serve(agent(), {"echo": wait}, at=("127.0.0.1", 0), **given))
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(url)
+        print(url, flush=True)
+
 async def with_a_stop():
     await two_servers(anyio.Event())
 
@@ -110,6 +117,12 @@ def test_sigterm_ends_all_servers_and_running_requests_are_answered(start: Start
     assert (process.returncode, out) == (0, "over\n")
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
+
+
+def test_sigterm_ends_a_server_in_order_as_soon_as_it_has_started(start: Start) -> None:
+    process, _ = start("ended_as_it_starts")
+    out, _ = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (0, "over\n")
 
 
 def test_a_second_sigterm_ends_the_program_at_once(start: Start) -> None:
