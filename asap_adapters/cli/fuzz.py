@@ -108,7 +108,8 @@ def _report(run: "FuzzRun", options: FuzzOptions, chosen: int) -> Iterator[str]:
         more = len(outcomes) - 4
         yield f"{move:<24} {outcomes.total():>7}  {shown}{f', and {more} others' if more > 0 else ''}"
     named, known = len(run.coverage.variants), run.coverage.known
-    yield f"{run.sequences} sequences, {run.requests} requests, {named} of {known} named variants, seed {chosen}"
+    yield f"{run.sequences} sequences, {run.requests} requests, seed {chosen}"
+    yield f"{named} of {known} listed variants of calls were sent at least once, in some of their combinations"
     if run.finding is None:
         yield f"nothing found at {options.agent.url}, profile {options.profile}"
 
