@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
@@ -33,6 +34,7 @@ _OPTIONS: Final = {
     "skill": ("NAME", "the skill that may be run; without it, only one named echo"),
     "input": ("JSON", "the input of that skill"),
     "failing-skill": ("NAME", "a skill that fails, whatever its input; it may be run"),
+    "expected-failures": ("FILE", "ids of laws that fail, one a line; one that doesn't fail is an error"),
 }
 _FLAGS: Final = {
     "direct": "no proxy is shared with others: also send what could hit their requests",
@@ -81,17 +83,23 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     """Add a test for each law, named by its id."""
     if config.getoption("--asap-url") is None:
         return
-    from asap_core.testing.laws.catalogue import chosen  # noqa: PLC0415 - see the module's docstring
+    from asap_core.testing.laws.catalogue import chosen, expected_failures  # noqa: PLC0415 - see the module's docstring
 
-    only, excluded = config.getoption("--asap-only"), config.getoption("--asap-except")
+    known, only, excluded = (config.getoption(f"--asap-{name}") for name in ("expected-failures", "only", "except"))
     try:
+        expected = expected_failures("" if known is None else Path(known).read_text("utf-8"))
         tried = chosen(strict=config.getoption("--asap-profile") == "strict", only=only, excluded=excluded)
+    except OSError as error:
+        raise pytest.UsageError(f"--asap-expected-failures: {error.strerror or error}") from None
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     executor, lab = _visited(config)
     laws = [
         LawItem.from_parent(session, nodeid=f"asap::{law.id}", law=law, lab=lab, executor=executor) for law in tried
     ]
+    for each in laws:
+        if each.name in expected:
+            each.add_marker(pytest.mark.xfail(strict=True, reason="--asap-expected-failures"))
     # The terminal counts what is reported.
     config.hook.pytest_collectreport(report=pytest.CollectReport("asap", "passed", None, [*laws]))
     items += laws

@@ -16,7 +16,7 @@ from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say
 from asap_adapters.conform.hooks import HookCommand, hook_command
 from asap_adapters.conform.sockets import AGENT_GONE, SocketExecutor
-from asap_core.testing.laws.catalogue import LAWS, chosen, starts_the_agent_again
+from asap_core.testing.laws.catalogue import chosen, expected_failures, starts_the_agent_again
 from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.junit_report import junit_report
 from asap_core.testing.laws.lab import Lab
@@ -81,12 +81,10 @@ def _chosen(options: ConformOptions) -> list[Law]:
 def _expected(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
-    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
-    found = frozenset(line for line in lines if line)
-    unknown = sorted(found - {law.id for law in LAWS})
-    if unknown:
-        raise UserError(f"{path}: no law has the id {unknown[0]}", usage=True)
-    return found
+    try:
+        return expected_failures(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", usage=True) from None
 
 
 def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool) -> tuple[list[Result], bool]:

@@ -58,9 +58,20 @@ def test_laws_are_chosen_by_id_group_and_feature(broken_agent, tmp_path) -> None
     assert "envelope." not in run.stdout
 
 
+def test_failures_that_are_expected_are_no_failures_and_stale_ones_are(broken_agent, tmp_path) -> None:
+    known = tmp_path / "known.txt"
+    known.write_text("replay.same_envelope  # since 1.2\n")
+    arguments = ["--asap-url", broken_agent, "--asap-only", "replay", "--asap-expected-failures", str(known)]
+    assert "replay.same_envelope XFAIL" in run_pytest(tmp_path, *arguments).stdout
+    known.write_text("replay.same_envelope\nreplay.nonces_belong_to_their_sender\n")
+    run = run_pytest(tmp_path, *arguments)
+    assert (run.returncode, "replay.nonces_belong_to_their_sender FAILED" in run.stdout) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--asap-url", "http://127.0.0.1:1", "--asap-expected-failures", "nosuch"], "No such file"),
         (["--asap-url", "nonsense"], "expected a URL"),
         (["--asap-url", "http://192.0.2.1:9"], "--asap-i-own-this-host"),
         (["--asap-url", "http://127.0.0.1:1"], "no manifest of an agent"),

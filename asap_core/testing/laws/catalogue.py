@@ -54,6 +54,19 @@ def chosen(*, strict: bool = True, only: Collection[str] = (), excluded: Collect
     return sorted(laws, key=starts_the_agent_again)
 
 
+def expected_failures(text: str) -> frozenset[str]:
+    """Read the ids of laws that fail for a known reason: one a line, with comments after `#`.
+
+    Raises: ValueError if no law has such an id.
+    """
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    found = frozenset(line for line in lines if line)
+    unknown = sorted(found - {law.id for law in LAWS})
+    if unknown:
+        raise ValueError(f"no law has the id {unknown[0]}")
+    return found
+
+
 def starts_the_agent_again(law: Law) -> bool:
     """Say whether a law starts the agent again. Such laws come last: then it refuses old dates for a while."""
     return Need.RESET in law.needs
