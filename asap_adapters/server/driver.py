@@ -274,7 +274,7 @@ class Driver:
                     case Admit(question):
                         state = state.answered(await self._ask(question))
                     case Hold():
-                        state = await self._hold(state)
+                        state = await self._hold(state, opened)
                     case Record():
                         state = await self._record(state)
                     case _:
@@ -314,8 +314,10 @@ class Driver:
             await tell_user_code(log, "store.give_back", store.give_back, reservation)
         return after
 
-    async def _hold(self, state: Hold) -> CallState:
-        """Wait until the same request, which another exchange runs, has ended."""
+    async def _hold(self, state: Hold, opened: CallState) -> CallState:
+        """Wait until the same request, which another call runs, has ended."""
+        if state is opened:  # it may have ended already, before the task of this call began
+            return state.again()
         if state.ticket is None:
             await anyio.sleep(state.seconds)
             return state.again()

@@ -271,6 +271,15 @@ def idle(served) -> bool:
     return (served.active, served.body_bytes, served.outgoing.held) == (0, 0, 0)
 
 
+async def test_a_repeated_call_of_a_batch_waits_no_longer_than_the_first_one_runs(app) -> None:
+    """The first may be over before the task of the second has begun."""
+    body = b"[%b,%b]" % (keyed("k"), keyed("k"))
+    began = anyio.current_time()
+    sent = await play(app, CALLER, {"type": "http.request", "body": body})
+    assert ["result" in answer for answer in json.loads(sent[1]["body"])] == [True, True]
+    assert anyio.current_time() - began < 1
+
+
 class Caller:
     """One HTTP scope as an ASGI server plays it: its body comes in time or not, its answer is taken or not."""
 
