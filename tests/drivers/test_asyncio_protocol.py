@@ -93,7 +93,7 @@ def test_a_caller_that_leaves_cancels_its_handler_unless_the_answer_is_kept(key,
     def request() -> bytes:
         stamp = datetime.now(UTC).isoformat()
         body = json.dumps(call(key=key, envelope_changes={"recipient": URN, "timestamp": stamp})).encode()
-        return b"POST /asap HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        return b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
             len(body),
             body,
         )

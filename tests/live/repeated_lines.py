@@ -53,9 +53,10 @@ def repeated(law: LawRecord) -> list[Repetition]:
     chosen = [each for each in law.exchanges if is_repeatable(each)]
     with TemporaryDirectory() as folder:
         lines = [f"{{ {each.curl}; }} > {number}" for number, each in enumerate(chosen)]
-        script = "\n".join([*PREPARE, *lines])
+        # An argument of a program has at most 128 KiB; the lines of a law may have several MiB.
+        Path(folder, "lines").write_text("\n".join([*PREPARE, *lines]), "utf-8")
         subprocess.run(
-            ["sh", "-c", script], cwd=folder, env=os.environ, stderr=subprocess.DEVNULL, timeout=SECONDS, check=False
+            ["sh", "lines"], cwd=folder, env=os.environ, stderr=subprocess.DEVNULL, timeout=SECONDS, check=False
         )
         printed = [Path(folder, str(number)).read_bytes() for number, _ in enumerate(chosen)]
     return [
