@@ -113,6 +113,43 @@ def an_echo(lab: Lab) -> Steps[None]:
         check(wanted in got, f"payload: {got}, sent: {wanted}")
 
 
+# An agent that keeps `json_text.depth` refuses so many levels: if it counts brackets in text too, it refuses the text.
+_BRACKETS: Final = "[" * 500
+# Every reader can hold each of these: there's no integer that a double can't, and no double without a fraction.
+_INPUTS: Final[tuple[tuple[str, JsonObject], ...]] = (
+    ("a null", {"a": None}),
+    ("an empty object", {}),
+    ("empty values", {"a": {}, "b": [], "c": "", "": 0}),
+    ("1 and true", {"a": [1, True], "b": [True, 1], "c": [0, False]}),
+    ("arrays within arrays", {"a": [[[]], [[1, [None]]], []]}),
+    ("brackets in a text", {"t": _BRACKETS}),
+    ("brackets after a quotation mark in a text", {"t": f'"{_BRACKETS}'}),
+    ("brackets after a backslash and a quotation mark in a text", {"t": f'\\"{_BRACKETS}'}),
+    ("U+0000", {"t": "\0"}),
+    ("U+1F600", {"t": "\U0001f600"}),
+)
+
+
+@REPLIES.law(
+    clause="docs/conformance.md, The skill echo; RFC 8259",
+    expected="the reply's result, or the value of one of its keys, is the input, unchanged",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL},
+)
+def echoes_are_unchanged(lab: Lab) -> Steps[None]:
+    """The skill echo answers with its input unchanged, whatever JSON object it is."""
+    if lab.skill != HARMLESS_SKILL:
+        raise LawNotTried(f"the skill that may be run isn't {HARMLESS_SKILL}")
+    for example, sent in _INPUTS:
+        reply = accepted((yield from lab.send(lab.envelope(payload=lab.task(input=sent)))), example)
+        payload = reply.get("payload")
+        result = payload.get("result") if isinstance(payload, dict) else None
+        values = [result, *result.values()] if isinstance(result, dict) else []
+        # As texts, since to Python 1 is true.
+        texts = [json.dumps(each, sort_keys=True) for each in values]
+        check(json.dumps(sent, sort_keys=True) in texts, f"result: {json.dumps(result)[:80]}", example)
+
+
 @REPLIES.law(clause="docs/wire.md §1.1", expected="each reply has an id of its own", needs={Need.SKILL})
 def ids_are_new(lab: Lab) -> Steps[None]:
     """A reply has an id of its own: not the request's, and not another reply's."""

@@ -21,7 +21,7 @@ from asap_core.testing.planted.envelopes import (
 from asap_core.testing.planted.memory import Keys, Nonces, Seen
 from asap_core.testing.planted.messages import PlantedOptions
 from asap_core.testing.planted.refusals import CallFault, Misfit, error_object
-from asap_core.testing.planted.replies import reply_object
+from asap_core.testing.planted.replies import reply_object, result_of
 from asap_core.testing.planted.rpc import read_call, readable_id
 from asap_core.testing.planted.switches import Breaks
 
@@ -332,17 +332,6 @@ class Calls:
             raise CallFault("replayed", note="Invalid envelope nonce")
         return outcome
 
-    def _result(self, asked: dict[str, Any]) -> object:
-        if self.broken("replies.result"):
-            return {}
-        if self.broken("replies.result_of_another"):
-            return self.last or asked
-        if self.broken("replies.result_text"):
-            return json.loads(json.dumps(asked, ensure_ascii=False).encode("ascii", "replace"))
-        if self.broken("replies.result_numbers"):
-            return json.loads(json.dumps(asked), parse_int=float)
-        return asked
-
     def _run(self, task: dict[str, Any]) -> Any:
         """Do the work of a skill. A skill that fails is an internal error, whose cause stays here."""
         asked = task["input"]
@@ -354,7 +343,7 @@ class Calls:
             case "sleep":
                 seconds = asked.get("seconds")
                 time.sleep(min(seconds, _LONGEST_SLEEP) if isinstance(seconds, int | float) and seconds > 0 else 0)
-        result, self.last = self._result(asked), asked
+        result, self.last = result_of(asked, self.last, self.broken), asked
         return {
             "task_id": self.ids(),
             "status": "completed",

@@ -1,9 +1,39 @@
 """The reply to a call: an envelope that answers it, in the JSON-RPC response to its request (docs/wire.md §1.5)."""
 
-from typing import Any
+import json
+from typing import Any, Final
 
 from asap_core.testing.planted.envelopes import written_timestamp
+from asap_core.testing.planted.refusals import CallFault
 from asap_core.testing.planted.switches import Breaks
+
+# The last character of the Basic Multilingual Plane: two bytes in UTF-16, three in UTF-8.
+_LAST_OF_THE_PLANE: Final = "\uffff"
+
+
+def result_of(asked: dict[str, Any], last: dict[str, Any] | None, broken: Breaks) -> object:
+    """Return the result of a task: its input. Raises CallFault.
+
+    last: the input of the task before.
+    """
+    text = json.dumps(asked, ensure_ascii=False)
+    if broken("replies.empty_input") and not asked:
+        raise CallFault("internal", note="Internal server error")
+    if broken("replies.zero_character") and "\\u0000" in text:
+        raise CallFault("internal", note="Internal server error")
+    if broken("replies.beyond_the_plane") and max(text) > _LAST_OF_THE_PLANE:
+        raise CallFault("internal", note="Internal server error")
+    if broken("replies.result"):
+        return {}
+    if broken("replies.result_of_another"):
+        return last or asked
+    if broken("replies.result_text"):
+        return json.loads(text.encode("ascii", "replace"))
+    if broken("replies.result_numbers"):
+        return json.loads(text, parse_int=float)
+    if broken("replies.result_nulls"):
+        return {key: value for key, value in asked.items() if value is not None}
+    return asked
 
 
 def reply_object(

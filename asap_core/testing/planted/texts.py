@@ -2,9 +2,14 @@
 
 import json
 import math
+import re
 from typing import Any, Final, NoReturn
 
 from asap_core.testing.planted.switches import Breaks
+
+_BRACKET: Final = re.compile(r"[][{}]")
+# A string, if it has no escaped quotation marks.
+_UP_TO_A_QUOTE: Final = re.compile(r'"[^"]*"')
 
 
 class UnreadableText(ValueError):
@@ -16,6 +21,8 @@ def read_text(data: bytes, *, max_depth: int, broken: Breaks) -> Any:
     if not data and broken("json_text.empty_body"):
         return {}
     text = _decoded(data, broken)
+    if _looks_deeper(text, max_depth, broken):
+        raise UnreadableText(f"at most {max_depth} arrays and objects within each other")
     try:
         if broken("json_text.trailing_text"):
             value, _ = _reader(broken).raw_decode(text.lstrip(" \t\r\n"))
@@ -91,6 +98,20 @@ def _is_deeper(value: object, levels: int) -> bool:
     for _ in range(levels + 1):
         layer = [item for outer in layer for item in _items(outer)]
     return bool(layer)
+
+
+def _looks_deeper(text: str, levels: int, broken: Breaks) -> bool:
+    """Count brackets before the text is read. Only a broken agent does: some of them stand in strings."""
+    if broken("replies.escaped_quotes"):
+        text = _UP_TO_A_QUOTE.sub("", text)
+    elif not broken("replies.brackets_in_text"):
+        return False
+    level = 0
+    for each in _BRACKET.findall(text):
+        level += 1 if each in "[{" else -1
+        if level > levels:
+            return True
+    return False
 
 
 def _items(value: object) -> list[object]:
