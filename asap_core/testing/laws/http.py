@@ -10,6 +10,8 @@ from asap_core.testing.laws.verdicts import Need
 
 HTTP: Final = LawGroup("http", "methods, and one Host and one length for each request")
 
+_MOMENT: Final = 0.3
+
 
 @HTTP.law(clause="RFC 9110 §15.5.6", expected="status 405, and `Allow` lists POST", severity=Severity.SHOULD)
 def other_methods(lab: Lab) -> Steps[None]:
@@ -27,11 +29,17 @@ def other_methods(lab: Lab) -> Steps[None]:
     needs={Need.BYTES},
 )
 def head(lab: Lab) -> Steps[None]:
-    """HEAD is answered like GET, without a body."""
+    """HEAD is answered like GET, without a body, also if it's refused."""
     sent = lab.request("HEAD", lab.root + MANIFEST_PATH).to_bytes()
     got = yield from SendBytes((sent,), methods=("HEAD",))
     check(got.first.status in (200, 405), got.first)
     check(not got.rest, f"{len(got.rest)} bytes after the head")
+    follows = lab.request("GET", lab.root + MANIFEST_PATH).to_bytes()
+    for example, path in (("an unknown path", "/conform-unknown"), ("the endpoint", lab.path)):
+        sent = lab.request("HEAD", path, headers=lab.caller.credentials, close=False).to_bytes()
+        got = yield from SendBytes((sent, _MOMENT, follows), answers=2, methods=("HEAD",))
+        after = got.raw[len(got.first.raw) :]
+        check(not after or after.startswith(b"HTTP/1."), f"{got.first}, after its head {after[:30]!r}", example)
 
 
 @HTTP.law(

@@ -322,6 +322,8 @@ class PlantedAgent:
         if not self.broken("versions.header_missing"):
             fields = (*fields, ("asap-version", version))
         without_body = request.method == "HEAD" and not self.broken("discovery.body_of_head")
+        if response.status in (404, 405) and self.broken("http.body_of_refused_head"):
+            without_body = False
         if request.method == "HEAD" and self.broken("discovery.length_of_head"):
             fields = tuple(field for field in fields if field[0] != "content-length")
         return PlantedResponse(
