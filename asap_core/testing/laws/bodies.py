@@ -146,7 +146,8 @@ def unknown_codings(lab: Lab) -> Steps[None]:
         sent = _post(lab, *(f"Transfer-Encoding: {each}" for each in fields), body=_chunk(_call(lab)) + _END)
         # RFC 9112 §6.3: if chunked isn't the last coding, 400 is right too.
         statuses = (501,) if fields[-1] in ("chunked", "gzip, chunked") else (501, 400)
-        yield from _each_is_refused({" and ".join(fields): sent}, statuses=statuses)
+        example = fields[0] if len(fields) == 1 else f"{' and '.join(fields)} in two fields"
+        yield from _each_is_refused({example: sent}, statuses=statuses)
 
 
 @BODIES.law(clause="RFC 9112 §6.1; docs/security.md 20", expected=_REFUSED, needs=_DIRECT)

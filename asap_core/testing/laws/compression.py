@@ -1,6 +1,7 @@
 """Laws of compressed bodies."""
 
 import gzip
+from io import BytesIO
 from typing import Final
 
 from asap_core.testing.laws.brotli_streams import BLANKS, to_brotli
@@ -27,10 +28,14 @@ _CORRUPT: Final = "each is refused, by status 400"
 _NEEDS: Final = frozenset({Need.SKILL, Need.COMPRESSION})
 
 
-@COMPRESSION.law(clause="docs/wire.md §4.1", expected="it's accepted", needs=_NEEDS)
+@COMPRESSION.law(clause="docs/wire.md §4.1; RFC 1952 §2.3.1", expected="each is accepted", needs=_NEEDS)
 def gzip_bodies(lab: Lab) -> Steps[None]:
-    """A call that is compressed by gzip is accepted."""
+    """A call that is compressed by gzip is accepted, also if its header has a file's name."""
     accepted((yield from lab.post(gzip.compress(to_body(lab.rpc(lab.envelope()))), headers=_GZIP)))
+    named = BytesIO()
+    with gzip.GzipFile("call.json", "wb", fileobj=named) as file:
+        file.write(to_body(lab.rpc(lab.envelope())))
+    accepted((yield from lab.post(named.getvalue(), headers=_GZIP)), "with a file's name")
 
 
 def _padded(lab: Lab) -> bytes:

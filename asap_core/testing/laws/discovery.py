@@ -217,8 +217,8 @@ def no_body_of_304(lab: Lab) -> Steps[None]:
 
 
 @DISCOVERY.law(
-    clause="RFC 9110 §9.1, §9.3.2",
-    expected="status 200, and the Content-Length that GET has",
+    clause="RFC 9110 §9.1, §9.3.2, §13.1.2",
+    expected="status 200, and the Content-Length that GET has; 304 to the manifest's ETag",
     severity=Severity.SHOULD,
     strict=True,
 )
@@ -227,7 +227,11 @@ def head_of_documents(lab: Lab) -> Steps[None]:
     for path in (MANIFEST_PATH, HEALTH_PATH):
         answer = yield from lab.get(path, method="HEAD")
         check(answer.status == 200, answer, path)  # noqa: PLR2004 - HTTP's
-        check((answer.header("content-length") or "0") != "0", "no Content-Length", path)
+        length = answer.header("content-length")
+        check(length not in (None, "0"), f"Content-Length: {length}", path)
+        if etag := answer.header("etag"):
+            answer = yield from lab.get(path, method="HEAD", headers=[("If-None-Match", etag)])
+            check(answer.status == 304, answer, f"{path}, with its ETag")  # noqa: PLR2004 - HTTP's
 
 
 @DISCOVERY.law(clause="RFC 9110 §15.5.5", expected="status 404", severity=Severity.SHOULD)

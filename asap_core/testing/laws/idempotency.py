@@ -44,7 +44,8 @@ def another_request_under_the_key(lab: Lab) -> Steps[None]:
     key = lab.fresh()
     yield from lab.succeed(lab.envelope(), key=key)
     other = lab.envelope(payload=lab.task(conversation_id=lab.fresh()))
-    refused((yield from lab.send(other, key=key)), codes=["asap:admission/key_mismatch"])
+    answer = yield from lab.send(other, key=key)
+    refused(answer, "another conversation_id and the same input", codes=["asap:admission/key_mismatch"])
     # Another skill may refuse such an input.
     alike: tuple[tuple[Json, Json], ...] = ((1, True), (0, False)) if lab.skill == HARMLESS_SKILL else ()
     for first, second in alike:
@@ -52,7 +53,7 @@ def another_request_under_the_key(lab: Lab) -> Steps[None]:
         yield from lab.succeed(lab.envelope(payload=payload), key=key)
         other = lab.envelope(payload={**payload, "input": {"n": second}})
         answer = yield from lab.send(other, key=key)
-        refused(answer, f"{second} for {first}", codes=["asap:admission/key_mismatch"])
+        refused(answer, f"input.n: {second} for {first}", codes=["asap:admission/key_mismatch"])
 
 
 @IDEMPOTENCY.law(

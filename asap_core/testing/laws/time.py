@@ -84,7 +84,11 @@ def _now(lab: Lab, zone: timezone = UTC) -> datetime:
     return datetime.fromtimestamp(lab.wall(), zone)
 
 
-@TIME.law(clause="docs/wire.md §1.2", expected="each is accepted", needs={Need.SKILL})
+@TIME.law(
+    clause="docs/wire.md §1.2",
+    expected="the same moment is accepted; the same digits with another offset are refused",
+    needs={Need.SKILL},
+)
 def offsets_are_read(lab: Lab) -> Steps[None]:
     """The same moment with any offset is accepted, and its digits with another offset are another moment."""
     for zone in _ZONES:

@@ -68,6 +68,9 @@ class Coding:
 
     def _member(self, data: bytes, before: int) -> tuple[bytes, bytes]:
         """Inflate one member, and return its content and what follows it. `before`: the size of those before it."""
+        # RFC 1952 §2.3.1: with a flag, the header is longer than ten bytes.
+        if data[3:4] > b"\0" and self.broken("compression.gzip_header"):
+            raise ValueError
         member, plain = zlib.decompressobj(wbits=31), bytearray()
         try:
             while not member.eof:

@@ -101,6 +101,8 @@ class PlantedDocuments:
             asked = next(iter(request.values("if-none-match")), None)
         if asked is None or self.broken("discovery.if_none_match"):
             return False
+        if request.method == "HEAD" and self.broken("discovery.if_none_match_head"):
+            return False
         if self.broken("discovery.if_none_match_any"):
             return True
         if asked.strip() == "*":
