@@ -1,6 +1,7 @@
 """Laws of batches: an array of requests is answered by an array."""
 
 import gzip
+import json
 from typing import Final
 
 from asap_core.testing.laws.checks import check, refused
@@ -8,8 +9,9 @@ from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup
+from asap_core.testing.laws.survey import HARMLESS_SKILL
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_types import Json, JsonObject
 
 BATCH: Final = LawGroup("batch", "an array of requests is answered by an array")
 
@@ -30,6 +32,42 @@ def answers_in_order(lab: Lab) -> Steps[None]:
     got = [each.get("id") for each in answer.items]
     check(got == ids, f"{answer}: ids {got}, sent {ids}")
     check(_kinds(answer) == ["result"] * len(ids), f"{answer}: {_kinds(answer)}")
+
+
+_EQUAL_IDS: Final[tuple[tuple[str, tuple[Json, Json]], ...]] = (("an id twice", ("x", "x")), ('1 and "1"', (1, "1")))
+
+
+@BATCH.law(
+    clause="docs/wire.md §4.1; docs/security.md 28",
+    expected="each is answered in its own place, or both are refused",
+    needs=_NEEDS,
+)
+def equal_ids(lab: Lab) -> Steps[None]:
+    """Requests of a batch whose JSON-RPC ids are equal, or look equal, don't get each other's answers."""
+    for example, ids in _EQUAL_IDS:
+        inputs: list[JsonObject] = [lab.input, lab.input]
+        if lab.skill == HARMLESS_SKILL:
+            inputs = [{"text": lab.fresh()} for _ in ids]
+        sent = [lab.envelope(payload=lab.task(input=each)) for each in inputs]
+        answer = yield from lab.call([lab.rpc(each, id=one) for each, one in zip(sent, ids, strict=True)])
+        if not answer.items:
+            refused(answer, example)
+            continue
+        if _kinds(answer) == ["error", "error"]:
+            continue
+        got = [(each.get("id"), _correlation_id(each)) for each in answer.items]
+        wanted = [(one, each["id"]) for one, each in zip(ids, sent, strict=True)]
+        check(got == wanted, f"{answer}: ids and correlation_ids {got}, not {wanted}", example)
+        if lab.skill == HARMLESS_SKILL:
+            pairs = zip(inputs, answer.items, strict=True)
+            check(all(str(each["text"]) in json.dumps(item) for each, item in pairs), "the other call's echo", example)
+
+
+def _correlation_id(response: JsonObject) -> Json:
+    """Return which envelope a response answers, or None."""
+    result = response.get("result")
+    envelope = result.get("envelope") if isinstance(result, dict) else None
+    return envelope.get("correlation_id") if isinstance(envelope, dict) else None
 
 
 @BATCH.law(

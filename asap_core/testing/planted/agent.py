@@ -249,8 +249,7 @@ class PlantedAgent:
             if fault is not None and self.broken("batch.failures_dropped"):
                 continue
             answers.append(answered)
-        if self.broken("batch.equal_ids"):
-            answers = [*{str(answer["id"]): answer for answer in answers}.values()]
+        answers = self._by_id(answers)
         if self.broken("batch.ids_swapped") and len(answers) > 1:
             answers[0]["id"], answers[1]["id"] = answers[1]["id"], answers[0]["id"]
         if self.broken("batch.order"):
@@ -259,6 +258,15 @@ class PlantedAgent:
             return self._sent(PlantedResponse(status=200, fields=(JSON,), body=write_text(answers[0])), request)
         status = 207 if self.broken("batch.status") else 200
         return self._sent(PlantedResponse(status=status, fields=(JSON,), body=write_text(answers)), request)
+
+    def _by_id(self, answers: list[dict[str, object]]) -> list[dict[str, object]]:
+        """Collect the answers to a batch by their ids. Only a broken agent does."""
+        if self.broken("batch.equal_ids"):
+            return [*{str(answer["id"]): answer for answer in answers}.values()]
+        if self.broken("batch.last_of_equal_ids"):
+            last = {(type(answer["id"]), answer["id"]): answer for answer in answers}
+            return [last[type(answer["id"]), answer["id"]] for answer in answers]
+        return answers
 
     def _item(
         self, item: Any, place: int, key: str | None, caller: PlantedCaller

@@ -356,6 +356,7 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
         "first_failure_ends": "answers a batch with its first refusal",
         "identity": "binds the sender of the first item only",
         "ids_swapped": "confuses the ids of a batch",
+        "last_of_equal_ids": "answers each of several requests with equal ids as the last one",
         "nested": "reads an array inside a batch as its first item",
         "not_an_object": "fails at a batch with an item that is no object",
         "order": "answers in another order",

@@ -116,6 +116,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "replies.id_constant",
         "replies.payload_wrapped",
         "replies.result",
+        "replies.result_of_another",
     ),
     "laws of other groups make a call that is refused": (
         "time.narrow_window",
