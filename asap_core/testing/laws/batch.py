@@ -135,6 +135,7 @@ def each_sender_is_checked(lab: Lab) -> Steps[None]:
 )
 def compressed_batches(lab: Lab) -> Steps[None]:
     """A batch that is compressed is answered by an array too."""
-    body = gzip.compress(to_body([lab.rpc(lab.envelope()), lab.rpc(lab.envelope())]))
-    answer = yield from lab.post(body, headers=[("Content-Encoding", "gzip")])
+    batch: list[Json] = [lab.rpc(lab.envelope()), lab.rpc(lab.envelope())]
+    answer = yield from lab.post(gzip.compress(to_body(batch)), headers=[("Content-Encoding", "gzip")])
+    answer = yield from lab.completed(batch, answer)
     check(_kinds(answer) == ["result", "result"], f"{answer}: {_kinds(answer)}")

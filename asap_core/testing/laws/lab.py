@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from asap_core.testing.laws.effects import Pause, SendRequest, Steps
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
@@ -26,6 +26,8 @@ _TOO_MANY_REQUESTS: Final = 429
 # agent asks for, at most this many seconds. The reference allows 100 a minute, so a place is free after 0.6 s.
 _PATIENCE: Final = 10
 _LONGEST_WAIT: Final = 10.0
+# Seconds until items that a rate limit has refused are sent again. The reference allows 10 requests a second.
+_A_WHILE: Final = 1.1
 # More calls than a table of a thousand holds.
 _MANY: Final = 1_050
 # So many are sent to an agent that limits the rate: more than a table of a hundred holds, in less than two minutes.
@@ -65,6 +67,11 @@ def changed(document: Mapping[str, Json], changes: Mapping[str, Change]) -> Json
 def to_body(document: Json) -> bytes:
     """Return a document as a body."""
     return json.dumps(document).encode()
+
+
+def _is_over_the_rate(response: JsonObject) -> bool:
+    error = response.get("error")
+    return isinstance(error, dict) and error.get("code") == _TOO_MANY_REQUESTS
 
 
 @frozen(kw_only=True)
@@ -204,8 +211,32 @@ class Lab:
         headers: Sequence[tuple[str, str]] = (),
         caller: Caller | None = None,
     ) -> Steps[Answer]:
-        """Send a JSON-RPC document, or any other."""
-        return (yield from self.post(to_body(document), headers=headers, caller=caller))
+        """Send a JSON-RPC document, or any other.
+
+        If the rate limit refuses items of a batch, they're sent again later, unless there are `headers`.
+        """
+        answer = yield from self.post(to_body(document), headers=headers, caller=caller)
+        # Headers such as an idempotency key are about the batch as it was.
+        if not isinstance(document, list) or headers:
+            return answer
+        return (yield from self.completed(document, answer, caller=caller))
+
+    def completed(self, batch: Sequence[Json], answer: Answer, *, caller: Caller | None = None) -> Steps[Answer]:
+        """If the rate limit refused items of a batch, wait, and send those again, until none is refused so.
+
+        Returns the answer to the batch with the later answers in the places of the refusals.
+        """
+        for _ in range(_PATIENCE):
+            items: list[Json] = [*answer.items]
+            limited = [place for place, each in enumerate(answer.items) if _is_over_the_rate(each)]
+            if not limited or len(items) != len(batch):
+                break
+            yield from Pause(_A_WHILE)
+            again = yield from self.post(to_body([batch[place] for place in limited]), caller=caller)
+            for place, each in zip(limited, again.items, strict=False):
+                items[place] = each
+            answer = evolve(answer, body=to_body(items))
+        return answer
 
     def send(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
         """Send an envelope."""

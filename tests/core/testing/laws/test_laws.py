@@ -57,6 +57,15 @@ def test_an_agent_of_the_profile_reference_breaks_strict_laws_only(clock) -> Non
     assert all(broken.values()), broken
 
 
+def test_items_of_a_batch_that_the_rate_limit_refuses_are_sent_again(clock) -> None:
+    executor = local_executor(clock, policy=evolve(Policy(), peer_limits="2/second"))
+    lab = surveyed(executor, clock)
+    sent = [lab.envelope() for _ in range(4)]
+    answer = Recorder(executor, clock.monotonic).run(lab.call([lab.rpc(each) for each in sent]))
+    assert isinstance(answer, Answer)
+    assert [each["result"]["envelope"]["correlation_id"] for each in answer.items] == [each["id"] for each in sent]
+
+
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
 def test_a_law_says_what_it_is(law: Law) -> None:
     assert law.title.endswith(".")
