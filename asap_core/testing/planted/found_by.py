@@ -109,6 +109,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "idempotency.replay_first",
     ),
     "laws of other groups look at the reply": (
+        "jsonrpc.id_as_text",
         "replies.correlation_is_rpc_id",
         "replies.correlation_missing",
         "replies.correlation_of_another",
