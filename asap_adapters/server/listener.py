@@ -269,7 +269,7 @@ class _Server:
                 for listener in _listeners(self.listener):
                     accepting.start_soon(self._accept, listener, connections)
                 accepting.start_soon(stop_on_sigterm, self.stop, decided := anyio.Event())
-                await decided.wait()  # whoever sees that it has started may end it at once
+                await decided.wait()  # a program that sees it started may end it at once
                 started()
                 accepting.start_soon(load_the_rest)
                 await self.stop.wait()

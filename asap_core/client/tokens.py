@@ -77,7 +77,7 @@ class TokenSource:
         self._runtime = runtime
         self._requests = requests
         self._tokens: TokenCache[_TokenPlace] = TokenCache()
-        # By issuer. A user has a few; whoever passes other credentials to each call doesn't fill the memory.
+        # By issuer. A user has a few. A program that passes other credentials to each call doesn't fill the memory.
         self._providers: Lru[str, Provider] = Lru(MAX_REMEMBERED)
         self._nonces = ServerNonces()
 

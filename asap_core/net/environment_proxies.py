@@ -40,7 +40,7 @@ class ProxyUrl:
         return way.name if isinstance(way, Resolve) else None
 
     def choose(self, answers: Sequence[str] = ()) -> Dial:
-        """Return the addresses to connect to: any, since whoever configured the proxy chose them.
+        """Return the addresses to connect to: any, since the user chose the proxy.
 
         answers: what `name` resolved to.
         """

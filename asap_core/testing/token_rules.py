@@ -260,7 +260,7 @@ def _by_forger(issuer: TokenIssuer, header: JsonObject, claims: JsonObject) -> s
 
 
 def _by_own_key(issuer: TokenIssuer, header: JsonObject, claims: JsonObject) -> st.SearchStrategy[str]:
-    # RFC 8725 §3.10: whoever signs the token also writes these.
+    # RFC 8725 §3.10: the signer of the token writes these too.
     jwk: JsonObject = {**issuer.forger.public_jwk}
     kids: st.SearchStrategy[Change] = st.sampled_from([issuer.kid, "forged", ABSENT])
     return kids.map(

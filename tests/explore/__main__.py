@@ -42,7 +42,7 @@ MACHINES: Final = {
     ),
     "three callers with one idempotency key, in memory": Machine(
         RetriesWorld,
-        "one handler at once; whoever waits has a deadline, and is woken; retries get the answer of the last run",
+        "one handler at once; each waiting call has a deadline, and is woken; retries get the answer of the last run",
         frozenset({"leaves", "lost", "vanishes"}),
     ),
     "flights and back-off: two keys": Machine(
