@@ -29,6 +29,7 @@ class Reason(Enum):
     EXPECT = rb"(?i)\r\nexpect:"
     UPGRADE = rb"(?i)\r\nupgrade:"
     CONNECTION = rb"(?i)\r\nconnection:[ \t]*+(?!(?:close|keep-alive)[ \t]*\r\n)"
+    LENGTH = rb"(?i)\r\ncontent-length:[ \t]*+[0-9]{19}"
     CONNECTIONS = rb"(?i)\r\nconnection:(?s:.*)\r\nconnection:"
 
 
@@ -110,6 +111,7 @@ SEEDS = (
     b"GET / HTTP/1.1\r\nHost:\r\nConnection: keep-alive, close\r\nUpgrade: x\r\n\r\n",
     b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0\r\n\r\n",
     b"CONNECT a:1 HTTP/1.1\r\nHost: [::1%25a]\r\nX-Y:\t\xe9 \r\n\r\n",
+    b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length:  26666666666666666665\r\n\r\n",
 )
 PIECES = (
     b"\r\n", b"\r", b"\n", b" ", b"\t", b"\x00", b"\x0b", b"\x7f", b"\xff", b":", b",", b";", b"0", b"1", b"/", b"%",

@@ -53,6 +53,7 @@ EXAMPLES = {
     Reason.EXPECT: GET + b"Expect: 100-continue\r\n\r\n",
     Reason.UPGRADE: GET + b"Upgrade: h2c\r\n\r\n",
     Reason.CONNECTION: GET + b"Connection: close, x\r\n\r\n",
+    Reason.LENGTH: GET + b"Content-Length: 12345678901234567890\r\n\r\n",
     Reason.CONNECTIONS: GET + b"Connection: close\r\nConnection: close\r\n\r\n",
 }
 
