@@ -126,7 +126,7 @@ class LawItem(pytest.Item):
         from asap_core.testing.laws.text_report import failure_lines, prepare_lines  # noqa: PLC0415 - as above
 
         result = run_law(self._law, self._lab, self._executor, time.monotonic)
-        if result.outcome is not LawResult.PASSED and result.exchanges and not self._executor.is_reachable():
+        if result.outcome is not LawResult.PASSED and result.exchanges and not self._executor.is_alive():
             self.session.shouldstop = f"{AGENT_GONE} since {self.name}, or the law before it"
         match result.outcome:
             case LawResult.FAILED:

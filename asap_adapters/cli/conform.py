@@ -97,7 +97,7 @@ def _run(laws: Sequence[Law], lab: Lab, executor: SocketExecutor, *, quiet: bool
             failed = sum(each.outcome is LawResult.FAILED for each in results)
             sys.stderr.write(f"\r\x1b[K{number}/{len(laws)} laws, {failed} failed: {result.law.id}")
             sys.stderr.flush()
-        gone = result.outcome is not LawResult.PASSED and bool(result.exchanges) and not executor.is_reachable()
+        gone = result.outcome is not LawResult.PASSED and bool(result.exchanges) and not executor.is_alive()
         if gone:
             break
     if shown:
@@ -139,7 +139,7 @@ COMMANDS: Final = (
         description=(
             "Try the laws of an ASAP agent on a live one, and report each that it breaks, with the bytes that show it. "
             "Exits with 0 if all laws that were tried are kept, 1 if one is broken, 2 if the command line is wrong, "
-            "3 if the agent can't be reached, shows no manifest, or stops accepting connections."
+            "3 if the agent can't be reached, shows no manifest, or stops answering."
         ),
         rules=LIVE_AGENT_RULES,
     ),

@@ -79,7 +79,7 @@ def _fuzz(options: FuzzOptions) -> int:
         complain(str(error))
     for line in _report(run, options, chosen):
         say(line)
-    gone = not executor.is_reachable()
+    gone = not executor.is_alive()
     if gone:
         complain(f"{AGENT_GONE} since the last sequence")
     if run.finding is None:

@@ -40,9 +40,12 @@ _MOST_TRAFFIC: Final = 512 * 1024 * 1024
 # Seconds in which an agent accepts connections after a start.
 _LONGEST_START: Final = 30.0
 
-# Pauses in seconds between attempts to connect, before an agent counts as gone.
+# Pauses in seconds between attempts, before an agent counts as gone.
 _PATIENCE: Final = (0.2, 0.8)
-AGENT_GONE: Final = "the agent has accepted no connection"
+# Seconds for each attempt, as for a law's request. If the agent's process has ended and another one holds its socket,
+# the system goes on accepting connections, on which nobody answers.
+_LONGEST_SILENCE: Final = 10.0
+AGENT_GONE: Final = "the agent has answered nothing"
 """What is said if an agent has stopped."""
 
 
@@ -113,17 +116,29 @@ class SocketExecutor:
         """Return seconds since the Unix epoch by the agent's clock: this machine's, moved as the hook has moved it."""
         return time.time() + self._moved
 
-    def is_reachable(self) -> bool:
-        """Return whether the agent accepts connections. It's tried for a second, in case the agent starts again."""
+    def is_alive(self) -> bool:
+        """Return whether the agent answers a request, or ends its connection.
+
+        It's tried three times, for 10 s each: the agent may be busy, or start again.
+        """
         for pause in (*_PATIENCE, None):
-            try:
-                self._connect(self.now() + 1).close()
-            except OSError:
-                if pause is not None:
-                    time.sleep(pause)
-            else:
+            if self._is_heard():
                 return True
+            if pause is not None:
+                time.sleep(pause)
         return False
+
+    def _is_heard(self) -> bool:
+        until = self.now() + _LONGEST_SILENCE
+        request = HttpRequest("GET", "/", (("Host", f"{self.host.name}:{self.host.port}"), ("Connection", "close")))
+        try:
+            connection = self._connect(until)
+        except OSError:
+            return False
+        with connection:
+            conversation = _Conversation(connection, until, self.now, answers=1, methods=("GET",))
+            conversation.run([request.to_bytes()])
+        return conversation.ended or bool(conversation.received)
 
     def perform(self, effect: LawEffect) -> LawOutcome:
         """See `Executor`. Raises TooMuchTraffic past the bound of a run."""
@@ -256,9 +271,12 @@ class _Conversation:
 
     def _read_until(self, until: float, *, stop_early: bool) -> None:
         while not self.ended and not (stop_early and self._is_whole()):
-            self.connection.settimeout(max(until - self.now(), 0.001))
+            left = until - self.now()
+            self.connection.settimeout(max(left, 0.001))
             try:
                 self._receive()
+                if left <= 0:  # a peer that never pauses gets no more time
+                    raise TimeoutError  # noqa: TRY301 - as the socket does, if nothing comes
             except TimeoutError:
                 if stop_early:
                     raise

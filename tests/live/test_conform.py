@@ -1,13 +1,18 @@
 """`asap conform` against servers of ours: they keep all laws, and nothing but a loopback address is tested unasked."""
 
+import itertools
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from asap_adapters.conform import sockets
 from tests.live.command import ALICE, Serve, asap, backend, served  # noqa: F401
 
 pytestmark = pytest.mark.live
@@ -88,14 +93,55 @@ def test_an_agent_that_stops_ends_the_run(command: list[str]) -> None:
     with subprocess.Popen([sys.executable, "-c", _DIES], stdout=subprocess.PIPE, text=True) as agent:
         assert agent.stdout is not None
         shown = asap(*command[:1], f"http://127.0.0.1:{agent.stdout.readline().strip()}", *command[1:])
-    assert "the agent has accepted no connection since" in shown.stderr
+    assert "the agent has answered nothing since" in shown.stderr
     assert shown.returncode == 3
+
+
+def test_an_agent_that_stops_behind_a_socket_that_stays_open_ends_the_run(monkeypatch) -> None:
+    """Another process holds the socket, so the system accepts connections, on which nobody answers."""
+    monkeypatch.setattr(sockets, "_LONGEST_SILENCE", 0.1)
+    manifest = json.dumps({"id": "urn:asap:agent:stops", "capabilities": {"skills": [{"id": "echo"}]}}).encode()
+
+    def show_the_manifest() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(manifest), manifest))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        agent = threading.Thread(target=show_the_manifest)
+        agent.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        shown = asap("conform", url, "--direct", "--only", "bodies.bodies_of_other_methods", "--only", "replies")
+        agent.join()
+    said = "the agent has answered nothing since bodies.bodies_of_other_methods"
+    assert (shown.returncode, said in shown.stderr) == (3, True), shown.stderr
+
+
+class Endless:
+    """A connection on which a byte comes whenever one is asked for, so no call of the system ever waits."""
+
+    received = 0
+
+    def settimeout(self, _seconds: float) -> None:
+        pass
+
+    def recv(self, _most: int) -> bytes:
+        self.received += 1
+        assert self.received < 100
+        return b"x"
+
+
+def test_a_peer_that_never_pauses_gets_no_more_time() -> None:
+    times = itertools.count()
+    connection: Any = Endless()
+    talk = sockets._Conversation(connection, 20.0, lambda: float(next(times)), answers=0, methods=())
+    talk.run([10.0])
+    assert talk.problem == "the time was over"
 
 
 @pytest.fixture
 def unused_port() -> int:
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -32,6 +32,8 @@ T = TypeVar("T")
 # Bounds of one law: more is a mistake in the law, or a law that can't end.
 _MOST_EFFECTS: Final = 2_000
 _MOST_SECONDS: Final = 120.0
+# Of a run: an agent that answers no call keeps most laws waiting for 10 s, and one that limits the rate for longer.
+_LONGEST_RUN: Final = 3_600.0
 # Of a remark, which may quote what the agent sent. The exchanges have all of it.
 _LONGEST_REMARK: Final = 2_000
 
@@ -208,7 +210,7 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
     missing = sorted(need.value for need in law.needs - lab.has)
     if missing:
         return Result(law, NotTried(f"it needs {' and '.join(missing)}"))
-    recorder, began = Recorder(executor, now, lab.secrets, lab.wall), now()
+    recorder = Recorder(executor, now, lab.secrets, lab.wall)
     try:
         recorder.run(law.provoke(lab))
         verdict: Verdict = Kept()
@@ -216,10 +218,16 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
         verdict = Breach(recorder.mask.text(broken.got)[:_LONGEST_REMARK])
     except LawNotTried as skipped:
         verdict = NotTried(recorder.mask.text(skipped.why)[:_LONGEST_REMARK])
-    return Result(law, verdict, tuple(recorder.exchanges), now() - began)
+    return Result(law, verdict, tuple(recorder.exchanges), now() - recorder.began)
 
 
 def run_laws(laws: Sequence[Law], lab: Lab, executor: Executor, now: Callable[[], float]) -> Iterator[Result]:
-    """Try laws, one after the other."""
+    """Try laws, one after the other, for at most an hour. Those that are left then aren't tried."""
+    spent = 0.0
     for law in laws:
-        yield run_law(law, lab, executor, now)
+        if spent < _LONGEST_RUN:
+            result = run_law(law, lab, executor, now)
+            spent += result.seconds
+        else:
+            result = Result(law, NotTried(f"the laws before it took more than {_LONGEST_RUN:.0f} s"))
+        yield result

@@ -57,6 +57,20 @@ def test_an_agent_of_the_profile_reference_breaks_strict_laws_only(clock) -> Non
     assert all(broken.values()), broken
 
 
+def test_laws_that_are_left_after_an_hour_are_skipped(clock) -> None:
+    executor = local_executor(clock)
+
+    def waits(_lab: Lab) -> Steps[None]:
+        """It waits."""
+        for _ in range(20):
+            yield from Pause(100.0)
+
+    law = evolve(LAWS[0], provoke=waits)
+    results = [*run_laws([law] * 40, surveyed(executor, clock), executor, clock.monotonic)]
+    assert {each.outcome for each in results} == {LawResult.SKIPPED}  # each takes more than its 120 s
+    assert [each.remark for each in results].count("the laws before it took more than 3600 s") == 22
+
+
 def test_items_of_a_batch_that_the_rate_limit_refuses_are_sent_again(clock) -> None:
     executor = local_executor(clock, policy=evolve(Policy(), peer_limits="2/second"))
     lab = surveyed(executor, clock)
