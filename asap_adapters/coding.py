@@ -4,7 +4,7 @@ from typing import Final
 
 import brotli
 
-from asap_core.http.body import BadCoding, Codings
+from asap_core.http.messages import BadCoding, Codings
 
 
 class Brotli:

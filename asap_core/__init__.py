@@ -78,10 +78,15 @@ if TYPE_CHECKING:
         Unverified as Unverified,
         WrongAgent as WrongAgent,
     )
-    from asap_core.http.body import BadCoding as BadCoding, Codings as Codings, Inflater as Inflater
+    from asap_core.http.framing import RequestBody as RequestBody
     from asap_core.http.head import BadHead as BadHead, Head as Head, HeadReader as HeadReader
-    from asap_core.http.messages import Request as Request, Response as Response
-    from asap_core.http.request_body import RequestBody as RequestBody
+    from asap_core.http.messages import (
+        BadCoding as BadCoding,
+        Codings as Codings,
+        Inflater as Inflater,
+        Request as Request,
+        Response as Response,
+    )
     from asap_core.net.outbound import OutboundPolicy as OutboundPolicy
     from asap_core.refusals import HANDLER_TIMEOUT as HANDLER_TIMEOUT, KINDS as KINDS, Kind as Kind, Refusal as Refusal
     from asap_core.server.agent import Agent as Agent
@@ -172,10 +177,9 @@ _HOMES: Final = {
         "MdnsUnavailable NoToken NotAllowed NotResolved Problem Remedy RemoteError TimedOut Unreachable Unsuitable "
         "Unverified WrongAgent"
     ),
-    "asap_core.http.body": "BadCoding Codings Inflater",
     "asap_core.http.head": "BadHead Head HeadReader",
-    "asap_core.http.messages": "Request Response",
-    "asap_core.http.request_body": "RequestBody",
+    "asap_core.http.messages": "BadCoding Codings Inflater Request Response",
+    "asap_core.http.framing": "RequestBody",
     "asap_core.net.outbound": "OutboundPolicy",
     "asap_core.refusals": "HANDLER_TIMEOUT KINDS Kind Refusal",
     "asap_core.server.agent": "Agent",

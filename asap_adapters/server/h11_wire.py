@@ -9,7 +9,7 @@ import h11
 
 from asap_adapters.server.channel import READ_SIZE, Channel, UnreadableRequest
 from asap_adapters.server.driver import PeerGone
-from asap_core.http.chunks import ChunkFrames
+from asap_core.http.framing import ChunkFrames
 from asap_core.http.head import Head
 from asap_core.http.messages import Request, Response
 from asap_core.server.exchange import Respond

@@ -13,7 +13,7 @@ from typing import Final, Generic, Protocol, TypeVar, assert_never
 from attrs import evolve
 
 from asap_core.errors import BadReply, InvalidDocument
-from asap_core.http.body import BadCoding, Body, BodyTooLarge, Codings, Gzip
+from asap_core.http.messages import BadCoding, Body, BodyTooLarge, Codings, Gzip
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

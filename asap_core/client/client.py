@@ -24,7 +24,7 @@ from asap_core.client.runtime import Remark, Runtime
 from asap_core.client.sending import Sender
 from asap_core.client.tokens import Authorizer, Destination, TokenSource
 from asap_core.errors import NotResolved, RemoteError
-from asap_core.http.body import Codings
+from asap_core.http.messages import Codings
 from asap_core.mdns.dnssd import Announcement
 from asap_core.net.outbound import Allowed, OutboundPolicy, known_origin
 from asap_core.net.urls import in_zone_of

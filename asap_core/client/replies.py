@@ -17,7 +17,7 @@ from attrs import frozen
 from asap_core.clock import WallTime
 from asap_core.errors import InvalidDocument, RemoteError
 from asap_core.http.caching import parse_retry_after
-from asap_core.http.dates import parse_http_date
+from asap_core.http.fields import parse_http_date
 from asap_core.wire.codec import decode_envelope
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import NotJson, read_json

@@ -17,7 +17,7 @@ from asap_core.client.programs import Barred, Expired, Fetch, Program, Received,
 from asap_core.client.runtime import Runtime
 from asap_core.clock import Instant
 from asap_core.errors import Advice, BadReply, NotAllowed, TimedOut, Unreachable
-from asap_core.http.body import Codings
+from asap_core.http.messages import Codings
 from asap_core.lru import Lru
 from asap_core.net.addresses import Proximity, on_link, read_address, read_without_zone
 from asap_core.net.outbound import Allowed, OutboundPolicy, UrlRefused, known_origin

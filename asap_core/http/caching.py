@@ -12,8 +12,7 @@ from typing import Final
 from attrs import field, frozen
 
 from asap_core.clock import WallTime
-from asap_core.http.dates import parse_http_date
-from asap_core.http.fields import QUOTED_STRING, TOKEN, WHITESPACE
+from asap_core.http.fields import QUOTED_STRING, TOKEN, WHITESPACE, parse_http_date
 from asap_core.wire.rules import number
 
 HeaderPairs = Sequence[tuple[str, str]]

@@ -13,8 +13,7 @@ from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Limiter
 from asap_core.arguments import expect_function, expect_kind, expect_mapping, expect_observer, expect_texts
 from asap_core.clock import Clock, Instant, Moment, WallTime
-from asap_core.http.body import Codings, Gzip
-from asap_core.http.messages import Request
+from asap_core.http.messages import Codings, Gzip, Request
 from asap_core.server.events import Observer
 from asap_core.server.exchange import Exchange, open_exchange
 from asap_core.server.metrics import Counters

@@ -58,10 +58,19 @@ from asap_core.auth.principal import (
 )
 from asap_core.clock import Instant, Moment
 from asap_core.errors import Problem
-from asap_core.http.body import BadCoding, Body, BodyTooLarge
 from asap_core.http.fields import members
 from asap_core.http.head import BadHead, PlainRequest, judge
-from asap_core.http.messages import Headers, Request, Response, collect, header_values, json_response
+from asap_core.http.messages import (
+    BadCoding,
+    Body,
+    BodyTooLarge,
+    Headers,
+    Request,
+    Response,
+    collect,
+    header_values,
+    json_response,
+)
 from asap_core.http.pages import PREFLIGHT, PageAllowed, PageRefused
 from asap_core.http.proxies import caller_of
 from asap_core.refusals import (

@@ -13,8 +13,7 @@ from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import Left, Limited, Limiter
 from asap_core.auth.principal import Authenticated, Principal, ProofOffer
 from asap_core.clock import Instant, Moment, WallTime
-from asap_core.http.body import Codings
-from asap_core.http.messages import Response
+from asap_core.http.messages import Codings, Response
 from asap_core.http.pages import Pages
 from asap_core.keyboard_interrupt import is_interrupt
 from asap_core.refusals import Kind

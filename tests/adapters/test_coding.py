@@ -3,7 +3,7 @@
 import pytest
 
 from asap_adapters.coding import Brotli
-from asap_core.http.body import Body, BodyTooLarge
+from asap_core.http.messages import Body, BodyTooLarge
 from asap_core.testing.laws.brotli_streams import BLANKS, to_brotli
 
 _MIB = 1024 * 1024

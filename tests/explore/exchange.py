@@ -25,8 +25,8 @@ from asap_core import (
     TakeLimit,
     parse_limits,
 )
+from asap_core.http.framing import RequestBody
 from asap_core.http.head import BadHead, HeadReader
-from asap_core.http.request_body import RequestBody
 from asap_core.refusals import BUSY
 from asap_core.server.call_context import IllegalMove
 from asap_core.server.exchange import refuse_head

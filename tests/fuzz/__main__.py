@@ -25,7 +25,7 @@ PARTS: Final = {
     "head": ["asap_core.http", "h11"],
     "json": ["asap_core.wire.json"],
     "codec": ["asap_core.wire"],
-    "exchange": ["asap_core.server", "asap_core.http.body", "asap_core.wire"],
+    "exchange": ["asap_core.server", "asap_core.http.messages", "asap_core.wire"],
     "freshness": ["asap_core.http", "asap_core.wire.rules"],
     "dnssd": ["asap_core.mdns", "asap_core.net"],
     "jwt": ["asap_core.auth", "asap_core.wire.json"],

@@ -29,7 +29,7 @@ from asap_core.client.runtime import Runtime
 from asap_core.clock import WallTime
 from asap_core.errors import InvalidDocument
 from asap_core.http.caching import FreshnessPolicy, freshness_of
-from asap_core.http.dates import parse_http_date
+from asap_core.http.fields import parse_http_date
 from asap_core.mdns import dnssd
 from asap_core.net.interfaces import Link
 from asap_core.wire import codec, json as reader, plain_call, rules

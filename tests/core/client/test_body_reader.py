@@ -12,7 +12,7 @@ from hypothesis import example, given, strategies as st
 
 from asap_core.client.body_reader import PIECE, BodyReader, WholeParser
 from asap_core.errors import BadReply, InvalidDocument, Problem
-from asap_core.http.body import BadCoding, BodyTooLarge
+from asap_core.http.messages import BadCoding, BodyTooLarge
 
 GZIP = (("Content-Encoding", "gzip"),)
 

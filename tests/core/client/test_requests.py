@@ -13,7 +13,7 @@ from asap_core.client.body_reader import WholeParser
 from asap_core.client.programs import Barred, Expired, Fetch, Program, Received, Stage, Unanswered, step
 from asap_core.client.requests import MAX_REPLY, HttpAnswer, Requests, announced_addresses
 from asap_core.errors import Advice, Allow, BadReply, InvalidDocument, NotAllowed, Problem, TimedOut, Unreachable
-from asap_core.http.body import Gzip
+from asap_core.http.messages import Gzip
 from asap_core.net.addresses import Proximity
 from asap_core.net.outbound import Allowed, Dial, OutboundPolicy
 from asap_core.wire.json import write_json

@@ -20,7 +20,7 @@ from asap_core import (
     StartPolicy,
     TokenTable,
 )
-from asap_core.http.body import Gzip
+from asap_core.http.messages import Gzip
 from asap_core.refusals import HANDLER_FAILED
 from asap_core.server.call import Answered, CallState, Dispatch, Hold
 from asap_core.server.exchange import Authenticate, Exchange, Fork, ReadBody, Respond

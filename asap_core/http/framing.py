@@ -1,14 +1,16 @@
-"""The framing of chunked bodies (RFC 9112 §7.1): sizes, extensions and trailers are checked against their grammar.
+"""Where the body of a request ends: by its Content-Length, or by its chunks (RFC 9112 §7.1), whose grammar is checked.
 
-h11 reads the body, but it accepts bare line feeds, blanks and any extension, and there two readers may disagree about
-where the body ends and the next request begins (request smuggling). `ChunkFrames` sees the bytes before h11 does. Its
-answer doesn't depend on how the bytes are split.
+h11 reads the server's bodies, but it accepts bare line feeds, blanks and any extension, and there two readers may
+disagree about where the body ends and the next request begins (request smuggling). `ChunkFrames` sees the bytes before
+h11 does. Its answer doesn't depend on how the bytes are split. `RequestBody` is for drivers without an HTTP parser.
 """
 
 import re
 from typing import Final
 
 from asap_core.http.fields import CONTROL, QUOTED_STRING, TOKEN
+from asap_core.http.head import BadHead
+from asap_core.http.messages import Request
 
 # RFC 9112 §7.1 and §7.1.1, but without optional whitespace: nobody sends it, and some readers take it for part of the
 # size. 16 hexadecimal digits are more than any body needs.
@@ -98,3 +100,49 @@ class ChunkFrames:
         if match[1].lower() in _NOT_IN_TRAILERS:
             return "in trailers no field that decides how the request is read"
         return None
+
+
+# Bytes of a line, and of all trailers together. Chunk lines have some 10 bytes; trailers are rare.
+_MAX_LINE: Final = 8_192
+_MAX_TRAILERS: Final = 100
+# Bytes of framing beyond the size of the content. A chunk of one byte has 5 bytes of framing, and takes microseconds.
+_FRAMING: Final = 65_536
+
+
+class RequestBody:
+    """Takes the body of one request out of what arrives: a body with a Content-Length, a chunked one, or none.
+
+    request: one that `Agent.open` answered with `ReadBody`, so its framing is valid.
+    """
+
+    __slots__ = ("_frames", "_framing", "_left")
+
+    def __init__(self, request: Request) -> None:
+        fields = dict(request.headers)
+        chunked = b"transfer-encoding" in fields
+        self._frames = ChunkFrames(max_line=_MAX_LINE, max_fields=_MAX_TRAILERS) if chunked else None
+        self._left = int(fields.get(b"content-length", 0))
+        self._framing = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole body was read."""
+        return self._left == 0 if self._frames is None else self._frames.ended
+
+    def read(self, data: bytes) -> bytes | BadHead:
+        """Return the content in the next bytes, or `BadHead` if the body is cut off, or its chunks are malformed.
+
+        data: what arrived after the head; what comes after the body's end is ignored. Empty: the peer has closed.
+        """
+        if not data:
+            return BadHead(400, "the whole body")
+        if self._frames is None:
+            data = data[: self._left]
+            self._left -= len(data)
+            return data
+        content = bytearray()
+        expected = self._frames.feed(data, content)
+        self._framing += len(data) - 2 * len(content)
+        if expected is None and self._framing > _FRAMING:
+            expected = "a body in chunks of 8 bytes or more, without long extensions or trailers"
+        return bytes(content) if expected is None else BadHead(400, expected)
