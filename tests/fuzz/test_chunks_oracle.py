@@ -2,9 +2,9 @@
 
 import h11
 from hypothesis import given, strategies as st
-from tests.core.http.test_framing import PIECES
 
 from asap_core.http.framing import ChunkFrames
+from tests.core.http.test_framing import PIECES
 
 
 def h11_reads(body: bytes) -> bytes | None:

@@ -17,6 +17,7 @@ from asap_core.http.messages import (
     Request,
     Response,
     collect,
+    header_values,
     json_response,
     matches_etag,
 )
@@ -26,6 +27,9 @@ class TestHeaders:
     def test_several_values_of_a_header_are_one_list(self) -> None:
         headers = ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"))
         assert collect(headers) == {b"a": b"1, 3", b"b": b"2"}
+
+    def test_the_values_of_one_header_are_found_in_order(self) -> None:
+        assert header_values(((b"a", b"1"), (b"b", b"2"), (b"a", b"3")), b"a") == [b"1", b"3"]
 
     @pytest.mark.parametrize(
         ("value", "names"),
@@ -53,6 +57,10 @@ class TestMessages:
         assert json_response(200, {"a": 1}, ((b"x", b"y"),), close=True) == Response(
             status=200, headers=((b"content-type", b"application/json"), (b"x", b"y")), body=b'{"a":1}', close=True
         )
+
+    def test_the_connection_stays_open_after_a_response_that_does_not_say_otherwise(self) -> None:
+        assert not json_response(200, {}).close
+        assert not Response(status=200).close
 
 
 class TestBodies:
