@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar, assert_never
 
@@ -42,8 +42,6 @@ from asap_core.mdns.dnssd import Event
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Browse = Callable[[], AbstractAsyncContextManager[AsyncIterator[Event]]]
-
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING}
 
 
@@ -52,21 +50,12 @@ class ProgramDriver:
 
     http: how requests are made.
     owner: how its owner is written, for an error message.
-    browse: watches the local network, for programs that ask for it.
     clock: for simulations.
     """
 
-    def __init__(
-        self,
-        http: HttpOptions,
-        *,
-        owner: str,
-        browse: Browse | None = None,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, http: HttpOptions, *, owner: str, clock: Clock | None = None) -> None:
         self.runtime = Runtime(LoopClock() if clock is None else clock, new_id, new_token, random_fraction)
         self._http = http
-        self.browse = browse
         self._owner = owner
         self._transport: AnyTransport | None = None
         self._parked: dict[Ticket, anyio.Event] = {}
@@ -110,7 +99,7 @@ class ProgramDriver:
                     # Not by `_perform`: thousands may wait, and each would keep one more coroutine.
                     outcome = await self._wait(moved.ticket, moved.seconds)
                 elif isinstance(moved, Next):
-                    sources = sources or _Sources(self.browse)
+                    sources = sources or _Sources()
                     outcome = await sources.next(moved.source, moved.seconds)
                 else:
                     outcome = await self._perform(moved)
@@ -236,18 +225,17 @@ def log(remarks: Iterable[Remark]) -> None:
 class _Sources(AsyncExitStack):
     """The sources of `Next` that one run has opened."""
 
-    def __init__(self, browse: Browse | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._browse = browse
         self._events: dict[LocalNetwork, AsyncIterator[Event]] = {}
 
     async def next(self, source: LocalNetwork, seconds: float | None) -> Heard | Unavailable | Expired:
-        if self._browse is None:
-            return Unavailable("nothing here watches the local network")
+        from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
+
         with anyio.move_on_after(seconds):
             try:
                 if source not in self._events:
-                    self._events[source] = await self.enter_async_context(self._browse())
+                    self._events[source] = await self.enter_async_context(browse())
                 return Heard(await anext(self._events[source]))
             except MdnsUnavailable as error:
                 return Unavailable(str(error))

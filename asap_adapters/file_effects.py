@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 
 from attrs import frozen
 
+from asap_adapters.files import open_itself, sync_directory
 from asap_core.client.file_to_write import HEAD_BYTES, FileToWrite
 from asap_core.client.programs import (
     Completed,
@@ -44,12 +45,14 @@ def open_to_read(effect: ReadFile) -> OpenedFile | FileRead | Unavailable:
     path = Path(effect.path)
     try:
         if not effect.private:
-            file = _open(path)
-            return Unavailable("expected a file") if file is None else OpenedFile(file)
-        identity = _identity(path)
+            return OpenedFile(_open(path))
+        there = path.lstat()
+        identity = FileIdentity(there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
         return FileRead(identity) if identity == effect.unless else OpenedFile(_open_private(path), identity)
     except OSError as error:
         return unavailable(error)
+    except ValueError:
+        return Unavailable("expected a file")
 
 
 def read(effect: ReadFile, goes_on: Callable[[], bool] = lambda: True) -> FileRead | Unavailable | Expired:
@@ -81,7 +84,8 @@ def write(effect: WriteFile, goes_on: Callable[[], bool] = lambda: True) -> Comp
         with os.scandir(path.parent) as entries:
             listed = [(entry.name, when) for entry in entries if (when := _modified(entry)) is not None]
         for name in effect.file.surplus(listed):
-            _unlink(path.with_name(name))
+            with suppress(OSError):
+                path.with_name(name).unlink()
         if not _is_written(path, effect.file) and not _write(path, effect.file, goes_on):
             return Expired()
     except OSError as error:
@@ -93,7 +97,7 @@ def remove(path: str) -> None:
     """Remove a file, if it exists. An event loop may call it: it takes microseconds."""
     with _placing, suppress(OSError):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = open_itself(Path(path), os.O_RDONLY)
         except OSError:
             Path(path).unlink()  # a link, say
             return
@@ -110,30 +114,20 @@ def unavailable(error: OSError) -> Unavailable:
     return Unavailable(error.strerror or str(error), error.errno)
 
 
-def _identity(path: Path) -> FileIdentity:
-    there = path.lstat()
-    return FileIdentity(there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
-
-
-def _open(path: Path) -> BinaryIO | None:
-    """Open a file. Returns None if it's a pipe or a socket, since a thread that waits for one can't be ended."""
-    if "\0" in str(path) or path.is_socket():
-        return None
+def _open(path: Path) -> BinaryIO:
+    """Open a file. Raises ValueError if it's a pipe or a socket, since a thread that waits for one can't be ended."""
+    if path.is_socket():
+        raise ValueError
     # Open first, then check: another process could replace the file by a pipe between a check and the opening.
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
     if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
         file.close()
-        return None
+        raise ValueError
     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def _open_private(path: Path) -> BinaryIO:
-    # No symbolic link, which another user may have made, and no pipe, since opening one blocks.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_itself(path, os.O_RDONLY)
     there = os.fstat(descriptor)
     if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid() and not there.st_mode & 0o022:
         return os.fdopen(descriptor, "rb")
@@ -163,12 +157,9 @@ def _write(path: Path, file: FileToWrite, goes_on: Callable[[], bool]) -> bool:
             if file.wanted():
                 Path(made).replace(path)
     finally:
-        _unlink(Path(made))  # unless it's in its place
-    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        with suppress(OSError):  # it's in its place
+            Path(made).unlink()
+    sync_directory(path.parent)
     return True
 
 
@@ -176,8 +167,3 @@ def _modified(entry: "os.DirEntry[str]") -> float | None:
     with suppress(OSError):
         return entry.stat(follow_symlinks=False).st_mtime
     return None
-
-
-def _unlink(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()

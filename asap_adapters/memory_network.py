@@ -14,7 +14,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from attrs import define, field
 
 from asap_adapters.client.agent_client import AgentClient
-from asap_adapters.net.dialling import as_httpcore_errors
+from asap_adapters.net.http_requests import as_httpcore_error
 from asap_adapters.net.outbound_transport import OutboundTransport
 from asap_adapters.server.listener import Bound
 from asap_core.testing.network_faults import ConnectionFaults, Cut, DirectionFaults
@@ -256,7 +256,7 @@ class _Dialled(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
         del timeout
-        with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout):
+        with as_httpcore_error(httpcore.ReadError):
             try:
                 return await self.stream.receive(max_bytes)
             except anyio.EndOfStream:
@@ -264,7 +264,7 @@ class _Dialled(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
         del timeout
-        with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout):
+        with as_httpcore_error(httpcore.WriteError):
             await self.stream.send(buffer)
 
     async def aclose(self) -> None:

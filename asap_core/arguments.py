@@ -14,7 +14,7 @@ from functools import partial, wraps
 from types import UnionType
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
-from attrs import frozen
+from attrs import AttrsInstance, fields, frozen
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,6 +96,11 @@ def replaced(**now: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return called
 
     return decorated
+
+
+def moved_to(argument: str, options: type[AttrsInstance]) -> dict[str, str]:
+    """Return, for `replaced`, that the options of this class were keywords. `argument`: how it's written now."""
+    return dict.fromkeys((option.name for option in fields(options)), f"{argument}, which has an option of this name")
 
 
 def expect_kind(name: str, value: object, kind: type | UnionType, example: str) -> None:

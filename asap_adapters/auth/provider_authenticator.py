@@ -5,13 +5,13 @@ from typing import Final
 from asap_adapters.coding import CODINGS
 from asap_adapters.driver import DriverOwner, ProgramDriver
 from asap_adapters.net.http_options import HttpOptions
-from asap_core.arguments import expect_kind
+from asap_core.arguments import expect_kind, moved_to
 from asap_core.client.requests import Requests
 from asap_core.net.outbound import OutboundPolicy
 
 REPLACED: Final = {
-    **dict.fromkeys(("allow_http", "allow_networks"), "outbound=OutboundPolicy(…), which has an option of this name"),
-    **dict.fromkeys(("verify", "trust_env", "transport"), "http=HttpOptions(…), which has an option of this name"),
+    **moved_to("outbound=OutboundPolicy(…)", OutboundPolicy),
+    **moved_to("http=HttpOptions(…)", HttpOptions),
 }
 """The keywords of earlier versions, for `replaced`."""
 

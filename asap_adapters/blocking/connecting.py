@@ -19,20 +19,21 @@ import httpcore
 from attrs import define, field, frozen
 
 from asap_adapters.blocking.interrupts import Closing, Flag, interruptible
-from asap_adapters.net.dialling import (
+from asap_adapters.net.http_requests import (
     ATTEMPT_DELAY,
-    SPEAKS_TLS,
-    TLS_ALERT,
-    as_httpcore_errors,
+    as_httpcore_error,
     begin_connecting,
     check_connected,
+    check_plain,
+    chosen,
     is_readable,
+    resolving,
+    through,
     words_of,
 )
-from asap_adapters.net.httpcore_requests import chosen, connecting, resolving
-from asap_adapters.net.place_queue import PlaceQueue
 from asap_adapters.net.resolving import THREADS, Question
 from asap_core.client.connections import Pooled, Progress
+from asap_core.client.places import PlaceQueue
 from asap_core.client.programs import Stage
 from asap_core.net.urls import domain_of
 
@@ -63,7 +64,7 @@ class Places(Generic[K]):
         Raises RuntimeError if the client is closed meanwhile.
         """
         with self._lock:
-            if self._queue.take_free(key):
+            if self._queue.take(key):
                 return True
             flag = Flag()
             waiter = self._queue.line_up(key, flag.set)
@@ -175,7 +176,7 @@ class _Race:
 
     def begin(self, address: str) -> None:
         try:
-            sock, _ = begin_connecting(address, self.port)
+            sock = begin_connecting(address, self.port)
         except OSError as error:
             self.failures.append(f"{address}: {words_of(error)}")
             return
@@ -218,17 +219,17 @@ class BlockingStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
         """See httpcore."""
-        with as_httpcore_errors(httpcore.ReadError, httpcore.ReadTimeout):
+        with as_httpcore_error(httpcore.ReadError):
             data = interruptible(self._limited().recv, max_bytes)
-        if self.fresh and data.startswith(TLS_ALERT):
-            raise httpcore.ConnectError(SPEAKS_TLS)
+        if self.fresh:
+            check_plain(data)
         self.fresh = False
         return data
 
     def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
         """See httpcore."""
         rest = memoryview(buffer)
-        with as_httpcore_errors(httpcore.WriteError, httpcore.WriteTimeout):
+        with as_httpcore_error(httpcore.WriteError):
             while rest:
                 rest = rest[interruptible(self._limited().send, rest) :]
 
@@ -238,7 +239,7 @@ class BlockingStream(httpcore.NetworkStream):
         """See httpcore. Returns this stream."""
         if isinstance(self.sock, ssl.SSLSocket):
             raise httpcore.ConnectError(_TLS_IN_TLS)
-        with as_httpcore_errors(httpcore.ConnectError, httpcore.ConnectTimeout):
+        with as_httpcore_error(httpcore.ConnectError):
             self.sock = tls = ssl_context.wrap_socket(
                 self.sock, server_hostname=server_hostname, do_handshake_on_connect=False
             )
@@ -292,7 +293,7 @@ class BlockingBackend(httpcore.NetworkBackend):
     def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.NetworkStream:
         """See httpcore. The request says where, and how long it may take."""
         del host
-        with connecting(self.connection.key.proxy):
+        with through(self.connection.key.proxy):
             sock = self._connect(port)
         stream = BlockingStream(sock, self.connection, self.closing)
         self.connection.streams.append(stream)

@@ -21,8 +21,7 @@ from asap_adapters.blocking.connecting import (
     left,
 )
 from asap_adapters.blocking.interrupts import Closing, interruptible
-from asap_adapters.net.http_requests import FAILURES, failed, httpcore_request, httpx_request
-from asap_adapters.net.httpcore_requests import Ways
+from asap_adapters.net.http_requests import FAILURES, Ways, failed, httpcore_request, httpx_request
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import PLACES, ConnectionKey, Connections, Progress
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
@@ -100,14 +99,15 @@ class BlockingTransport:
 
     def _connection(self, connection: BlockingConnection) -> httpcore.ConnectionInterface:
         backend = BlockingBackend(self._resolver, self._look_ups, connection, self._closing)
-        return self._ways.connection(httpcore.ConnectionPool, connection.key, backend)
+        pool = httpcore.ConnectionPool(**self._ways.options(connection.key), network_backend=backend)
+        return pool.create_connection(httpcore.Origin(*connection.key.origin))
 
     def exchange(self, asked: Fetch, progress: Progress) -> None:
         """Make one request, and read its response. Nothing of it is open afterwards. Raises one of `FAILURES`."""
         request, key = httpcore_request(asked, progress), self._ways.key(asked.route)
         progress.stage = Stage.QUEUED
         if not self._places.take(key, progress.patience - time.monotonic()):
-            raise httpcore.PoolTimeout
+            raise TimeoutError
         try:
             self._exchange(key, request, asked.reader, progress)
         finally:

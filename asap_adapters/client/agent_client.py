@@ -50,7 +50,7 @@ class AgentClient(DriverOwner, BoundClient[HttpOptions, ProgramDriver]):
     _http = HttpOptions
 
     def _make_driver(self, http: HttpOptions | None, clock: Clock | None) -> ProgramDriver:
-        return ProgramDriver(http or HttpOptions(), owner="AgentClient(sender=…)", browse=_browse, clock=clock)
+        return ProgramDriver(http or HttpOptions(), owner="AgentClient(sender=…)", clock=clock)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -89,8 +89,10 @@ class AgentClient(DriverOwner, BoundClient[HttpOptions, ProgramDriver]):
 
         interfaces: names or addresses of this machine's interfaces; None means all.
         """
+        from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
+
         _INTERFACES.check("interfaces", interfaces)
-        return _browse(interfaces=interfaces)
+        return browse(interfaces=interfaces)
 
     token = _method(Client.token)
 
@@ -99,9 +101,3 @@ class AgentClient(DriverOwner, BoundClient[HttpOptions, ProgramDriver]):
     send = _method(Client.send)
     post = _method(Client.post)
     send_batch = _method(Client.send_batch)
-
-
-def _browse(*, interfaces: Sequence[str] | None = None) -> AbstractAsyncContextManager[Any]:
-    from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
-
-    return browse(interfaces=interfaces)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
 
 from asap_adapters.coding import CODINGS
-from asap_adapters.net.http_options import ConnectionOptions
-from asap_adapters.net.interfaces import links
-from asap_core.arguments import ArgumentRule, expect_kind, has_methods, replaced
+from asap_adapters.net.http_options import ConnectionOptions, HttpOptions
+from asap_core.arguments import ArgumentRule, expect_kind, has_methods, moved_to, replaced
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.client import Client
@@ -60,22 +59,10 @@ class BoundClient(Generic[O, D]):
     """`O`."""
 
     @replaced(
-        **dict.fromkeys(
-            ("allow_http", "allow_networks", "allow_ports", "allow_endpoints", "redirects"),
-            "outbound=OutboundPolicy(…), which has an option of this name",
-        ),
-        **dict.fromkeys(
-            ("allow_changed_agents", "trusted_keys", "require_signed"),
-            "trust=TrustPolicy(…), which has an option of this name",
-        ),
-        **dict.fromkeys(
-            ("registries", "revocations", "registry_cache"),
-            "discovery=DiscoveryOptions(…), which has an option of this name",
-        ),
-        **dict.fromkeys(
-            ("timeout", "compress", "verify", "trust_env", "transport", "resolver"),
-            "http=HttpOptions(…), which has an option of this name (BlockingHttpOptions for a BlockingClient)",
-        ),
+        **moved_to("outbound=OutboundPolicy(…)", OutboundPolicy),
+        **moved_to("trust=TrustPolicy(…)", TrustPolicy),
+        **moved_to("discovery=DiscoveryOptions(…)", DiscoveryOptions),
+        **moved_to("http=HttpOptions(…) (BlockingHttpOptions for a BlockingClient)", HttpOptions),
         policy="discovery=DiscoveryOptions(cache=…)",
     )
     def __init__(
@@ -126,7 +113,7 @@ class BoundClient(Generic[O, D]):
             breaker=breaker,
         )
         self._driver = self._make_driver(http, clock)
-        self._client.bind(self._driver.runtime, codings=CODINGS, links=links, verify=_verify)
+        self._client.bind(self._driver.runtime, codings=CODINGS, links=_links, verify=_verify)
 
     def _make_driver(self, http: O | None, clock: Clock | None) -> D:
         raise NotImplementedError
@@ -150,6 +137,12 @@ class BoundClient(Generic[O, D]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(sender={self._client.sender!r})"
+
+
+def _links(link: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    from asap_adapters.mdns.interfaces import links  # noqa: PLC0415 - a dependency of zeroconf, for announcements only
+
+    return links(link)
 
 
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> bool:

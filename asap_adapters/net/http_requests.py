@@ -1,16 +1,31 @@
-"""Requests for httpx and httpcore, and what their failures mean: what the clients for event loops and threads share."""
+"""Requests over httpx and httpcore, their sockets and their failures: what clients for event loops and threads share.
 
+Proxies and certificates of the environment are read only with `trust_env`. A proxy's URL is read when a request would
+use it, so that an invalid one doesn't affect other requests.
+"""
+
+import errno
+import os
+import select
+import socket
 import ssl
-from typing import Any, Final, Self
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any, Final, assert_never
+from urllib.request import getproxies, proxy_bypass
 
+import anyio
 import httpcore
 import httpx
 from attrs import define
 
-from asap_adapters.net.dialling import causes
-from asap_core.client.connections import Progress
-from asap_core.client.programs import Barred, Expired, Fetch, Stage, Unanswered
+from asap_core.client.connections import IDLE_SECONDS, ConnectionKey, Progress
+from asap_core.client.programs import Barred, Expired, Fetch, Route, Stage, Unanswered
 from asap_core.errors import Advice, NotAllowed
+from asap_core.net.environment_proxies import Proxies, ProxyUrl, UnusableProxy
+from asap_core.net.outbound import Dial
 
 # --- requests ---------------------------------------------------------------------------------------------------------
 
@@ -50,7 +65,7 @@ def httpcore_request(asked: Fetch, progress: Progress) -> httpcore.Request:
 
 
 @define(eq=False)
-class _Content:
+class _Content(Iterator[bytes], AsyncIterator[bytes]):
     """A request's body in one piece. Not a generator, which a cancellation would leave to the garbage collector.
 
     httpcore asks for it after writing the head: from then on the server may act on the request.
@@ -58,12 +73,6 @@ class _Content:
 
     rest: bytes
     progress: Progress
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
 
     def __next__(self) -> bytes:
         self.progress.stage = Stage.SENT
@@ -76,6 +85,157 @@ class _Content:
         for part in self:
             return part
         raise StopAsyncIteration
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+_SOCKS: Final = Advice("install httpx[socks], or use one over http")
+# For connections without TLS.
+_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class Ways:
+    """How servers are reached: with which TLS context, and through which proxies.
+
+    With `trust_env`, it reads the environment's certificates and proxies at once. Raises OSError if the certificates
+    are unreadable. The system's are read for the first connection with TLS: it takes 33 ms.
+    """
+
+    def __init__(self, verify: ssl.SSLContext | bool, *, trust_env: bool) -> None:  # noqa: FBT001 - httpx's own
+        self._verify, self._trust_env = verify, trust_env
+        self._proxies = Proxies()
+        if trust_env:
+            no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+            self._proxies = Proxies(getproxies(), no_proxy, proxy_bypass)
+            self._tls  # noqa: B018 - read now
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """The TLS context. Raises OSError, which names the variable if the environment's files are unreadable."""
+        try:
+            return httpx.create_ssl_context(verify=self._verify, trust_env=self._trust_env)
+        except OSError as error:  # ssl.SSLError is one
+            named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+            if not (self._trust_env and named):
+                raise
+            reason = f"the certificates that {' and '.join(named)} names can't be read"
+            raise OSError(error.errno or errno.EINVAL, reason) from None
+
+    def key(self, route: Route) -> ConnectionKey:
+        """Return which connections a request may use. Raises `NotAllowed` if its proxy can't be used."""
+        proxy = None if route.announced else self._proxies.proxy_for(route.scheme, route.host, route.port)
+        if isinstance(proxy, ProxyUrl) and proxy.speaks_socks and find_spec("socksio") is None:
+            proxy = UnusableProxy(proxy.variable, "it speaks SOCKS, which needs another package", _SOCKS)
+        if isinstance(proxy, UnusableProxy):
+            raise NotAllowed(route.host, proxy.reason, proxy.remedy)
+        origin = route.scheme.encode("ascii"), route.host.encode("ascii"), route.port
+        return ConnectionKey(origin, proxy, route.announced)
+
+    def options(self, key: ConnectionKey) -> dict[str, Any]:
+        """Return the arguments for a pool of httpcore, which is used only to make a connection with this key."""
+        return {
+            # httpcore reads certificates itself if it's given no context.
+            "ssl_context": _NO_TLS if key.origin[0] == b"http" else self._tls,
+            "proxy": None if key.proxy is None else self._proxy(key.proxy),
+            "keepalive_expiry": IDLE_SECONDS,
+        }
+
+    def _proxy(self, proxy: ProxyUrl) -> httpcore.Proxy:
+        return httpcore.Proxy(
+            httpcore.URL(scheme=proxy.scheme, host=proxy.host, port=proxy.port, target="/"),
+            auth=None if proxy.login is None else (proxy.login[0].encode(), proxy.login[1].encode()),
+            ssl_context=self._tls if proxy.scheme == "https" else None,
+        )
+
+
+def chosen(way: Route | ProxyUrl, answers: Sequence[str]) -> Sequence[str]:
+    """Return the addresses to connect to. Raises `NotAllowed` if they are refused, httpcore's ConnectError if none.
+
+    answers: what the name of `way`, if it has one, resolved to.
+    """
+    found = way.choose(answers)
+    match found:
+        case Dial(addresses):
+            return addresses
+        case Barred(reason, remedy):
+            raise NotAllowed(way.host, reason, remedy)
+        case Unanswered(_, problem):
+            raise httpcore.ConnectError(problem)
+        case _:
+            assert_never(found)
+
+
+@contextmanager
+def through(proxy: ProxyUrl | None) -> Iterator[None]:
+    """Let httpcore's ConnectError name the proxy, if that is what can't be connected to."""
+    try:
+        yield
+    except httpcore.ConnectError as error:
+        if proxy is None:
+            raise
+        raise httpcore.ConnectError(f"the proxy that {proxy.variable} names: {error}") from None
+
+
+@contextmanager
+def resolving() -> Iterator[None]:
+    """Raise httpcore's ConnectError for the errors of resolvers."""
+    try:
+        yield
+    except OSError as error:  # socket.gaierror is one
+        raise httpcore.ConnectError(f"its name can't be resolved: {words_of(error)}") from None
+    except UnicodeError:  # some resolvers can't encode some names
+        raise httpcore.ConnectError("its name can't be resolved: it can't be a host's") from None
+
+
+# --- sockets ----------------------------------------------------------------------------------------------------------
+
+# RFC 8305 §5: seconds after which the next address is tried too.
+ATTEMPT_DELAY: Final = 0.25
+# RFC 8446 §5.1: the type of an alert record, and the first byte of all versions.
+_TLS_ALERT: Final = b"\x15\x03"
+
+
+def begin_connecting(address: str, port: int) -> socket.socket:
+    """Begin to connect to a literal address, with its scope. No name is resolved. Raises OSError.
+
+    Returns a socket that doesn't block. Once it's writable, `check_connected` says whether it's connected.
+    """
+    family, *_, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        # Nagle's algorithm would delay the second half of a request until the first is acknowledged.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(BlockingIOError):
+            sock.connect(target)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def check_connected(sock: socket.socket) -> None:
+    """Raise OSError if the connection failed."""
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def check_plain(data: bytes) -> None:
+    """Raise httpcore's ConnectError if the first bytes of a connection without TLS are TLS's."""
+    if data.startswith(_TLS_ALERT):
+        raise httpcore.ConnectError("it speaks TLS there: use https://")
+
+
+def is_readable(sock: Any) -> bool:
+    """Return whether an idle connection is readable, which means that the server closed it."""
+    if sock is None or sock.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -99,6 +259,11 @@ _WORDS: Final = {
     "ReadError": "the connection broke",
     "WriteError": "the connection broke",
 }
+_SPEAKS_NO_TLS: Final = "it doesn't speak TLS there: use http:// if this is intended"
+# OpenSSL's reasons, by version, for bytes that aren't a TLS record.
+_NO_TLS_RECORD: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+)
 
 
 def failed(error: Exception, stage: Stage) -> Unanswered | Expired | Barred:
@@ -114,15 +279,54 @@ def failed(error: Exception, stage: Stage) -> Unanswered | Expired | Barred:
         return Expired(stage)
     # httpcore has no exception of its own for a peer that closes the connection without answering.
     nothing = "ReadError" in kinds or str(error).startswith("Server disconnected without")
-    return Unanswered(stage, _words_of(error, kinds), silent=stage is Stage.SENT and nothing)
+    return Unanswered(stage, _words_of_request(error, kinds), silent=stage is Stage.SENT and nothing)
 
 
-def _words_of(error: Exception, kinds: list[str]) -> str:
-    untrusted = next((cause for cause in causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+def _words_of_request(error: Exception, kinds: list[str]) -> str:
+    untrusted = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         # On trio it's two causes down, under errors without a message.
         return f"its certificate isn't trusted: {untrusted.verify_message}"
     if "ConnectError" in kinds:
-        words = " ".join(str(error).split())  # from `dialling`
+        words = " ".join(str(error).split())  # this module's
         return f"can't connect: {words}" if words else "can't connect"
     return next((_WORDS[kind] for kind in kinds if kind in _WORDS), "the request failed")
+
+
+@contextmanager
+def as_httpcore_error(broken: type[Exception]) -> Iterator[None]:
+    """Raise `broken`, with this library's words, for the errors of sockets, TLS and anyio, except TimeoutError."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except ssl.SSLError as error:
+        raise broken(_words_of_tls(error)) from error
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError) as error:
+        cause = error.__cause__
+        ended = "it ended the connection instead of beginning TLS" if broken is httpcore.ConnectError else ""
+        raise broken(_words_of_tls(cause) if isinstance(cause, ssl.SSLError) else ended) from error
+
+
+def _words_of_tls(error: ssl.SSLError) -> str:
+    reason = error.reason or ""
+    if reason in _NO_TLS_RECORD:
+        return _SPEAKS_NO_TLS
+    return f"TLS failed: {reason.replace('_', ' ').lower()}" if reason else "TLS failed"
+
+
+def words_of(error: BaseException) -> str:
+    """Return the operating system's message: it belongs to the innermost of several chained exceptions."""
+    text = "no connection"
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            # A resolver's error numbers are negative, with messages of its own.
+            text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or text
+    return text
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and what it came of, down to the innermost."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -2,38 +2,169 @@
 
 A network backend for httpcore, in which the addresses checked are those connected to, and a transport over it. TLS and
 the `Host` header use the URL's host. The pool stays consistent after any cancellation (`asap_core.client.connections`
-has its rules), and no single origin can use it up: places are taken before the request, without an await, and given
-back on every way out.
+has its rules), and no single origin can use it up: places are taken before the request, and given back on every way
+out. No socket stays open if an attempt to connect ends early: each await is inside a `try` that closes the socket,
+whether the cancellation is anyio's or asyncio's own `task.cancel()`.
 
 httpcore's own pool isn't used: it keeps a connection for ever if it was cancelled between assignment and use, or while
 its response was being closed, and one origin may take all connections. The only time limit is that of the whole
 request, which `fetch` sets.
 """
 
+import errno
 import math
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 import anyio
 import httpcore
 import httpx
-from attrs import frozen
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSAttribute, TLSStream
+from attrs import define, frozen
 
-from asap_adapters.net.dialling import Dialler, close_all, connect_first, dial as dial_address
-from asap_adapters.net.http_requests import FAILURES, failed, httpcore_request, httpx_request
-from asap_adapters.net.httpcore_requests import Ways, chosen, connecting, resolving
-from asap_adapters.net.place_queue import PlaceQueue
-from asap_adapters.net.resolving import Resolver, SystemResolver
+from asap_adapters.net.http_requests import (
+    ATTEMPT_DELAY,
+    FAILURES,
+    Ways,
+    as_httpcore_error,
+    begin_connecting,
+    check_connected,
+    check_plain,
+    chosen,
+    failed,
+    httpcore_request,
+    httpx_request,
+    is_readable,
+    resolving,
+    through,
+    words_of,
+)
+from asap_adapters.net.resolving import Resolver, SystemResolver, wait_for_place
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import PLACES, ConnectionKey, Connections, Pooled, Progress
+from asap_core.client.places import PlaceQueue
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
 
-# Chunks after which other tasks get a turn: tiny ones, of which h11 has thousands at once, take some 20 µs each.
-_TURN: Final = 64
-# Closing takes no time, except in a custom transport.
-_END_SECONDS: Final = 1.0
+# --- connecting -------------------------------------------------------------------------------------------------------
+
+Dialler = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
+"""Connects to one address and port. Raises `httpcore.ConnectError`, OSError."""
+
+
+async def dial(address: str, port: int) -> httpcore.AsyncNetworkStream:
+    """Connect to a literal address, with its scope. No name is resolved."""
+    sock = begin_connecting(address, port)
+    try:
+        await anyio.wait_writable(sock)
+        check_connected(sock)
+        return _TcpStream(await anyio.abc.SocketStream.from_socket(sock))
+    except ValueError:  # anyio's exception for a socket that was reset meanwhile
+        sock.close()
+        raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+@define(eq=False)
+class _TcpStream(httpcore.AsyncNetworkStream):
+    """A connection, with TLS or without. The limit of the whole request applies, not those of httpcore."""
+
+    stream: ByteStream
+    fresh: bool = True
+
+    async def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
+        with as_httpcore_error(httpcore.ReadError):
+            try:
+                data = await self.stream.receive(max_bytes)
+            except anyio.EndOfStream:
+                return b""
+        if self.fresh:
+            check_plain(data)
+        self.fresh = False
+        return data
+
+    async def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
+        if buffer:
+            with as_httpcore_error(httpcore.WriteError):
+                await self.stream.send(buffer)
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, *_: Any, **__: Any
+    ) -> httpcore.AsyncNetworkStream:
+        with as_httpcore_error(httpcore.ConnectError):
+            tls = await TLSStream.wrap(
+                self.stream,
+                ssl_context=ssl_context,
+                hostname=server_hostname,
+                standard_compatible=False,
+                server_side=False,
+            )
+        return _TcpStream(tls, fresh=False)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "ssl_object":
+            return self.stream.extra(TLSAttribute.ssl_object, None)  # noqa: S610 - not Django's
+        if info == "is_readable":
+            return is_readable(self.stream.extra(SocketAttribute.raw_socket, None))  # noqa: S610 - not Django's
+        return None
+
+
+async def connect_first(addresses: Sequence[str], port: int, dial: Dialler) -> tuple[str, httpcore.AsyncNetworkStream]:
+    """Connect to the first of these addresses that answers (RFC 8305 §5): if one fails or takes long, try the next too.
+
+    Raises: httpcore.ConnectError, which names the reason for each address.
+    """
+    made: list[tuple[str, httpcore.AsyncNetworkStream]] = []
+    failures: list[str] = []
+
+    async def attempt(address: str, ended: anyio.Event, all_attempts: anyio.CancelScope) -> None:
+        try:
+            made.append((address, await dial(address, port)))
+            all_attempts.cancel()
+        except (httpcore.ConnectError, OSError) as error:
+            failures.append(f"{address}: {words_of(error)}")
+        finally:
+            ended.set()
+
+    try:
+        if len(addresses) == 1:  # no race, so no task is needed
+            await attempt(addresses[0], anyio.Event(), anyio.CancelScope())
+        else:
+            async with anyio.create_task_group() as group:
+                for address in addresses:
+                    ended = anyio.Event()
+                    group.start_soon(attempt, address, ended, group.cancel_scope)
+                    with anyio.move_on_after(ATTEMPT_DELAY):
+                        await ended.wait()
+        await close_all([stream for _, stream in made[1:]])
+    except BaseException:  # the caller was cancelled
+        await close_all([stream for _, stream in made])
+        raise
+    if not made:
+        raise httpcore.ConnectError("; ".join(failures))
+    return made[0]
+
+
+async def close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:
+    """Close all of them, even if asyncio's own cancellation, which no shield stops, interrupts one."""
+    with anyio.CancelScope(shield=True):
+        async with AsyncExitStack() as closing:
+            for stream in streams:
+                closing.push_async_callback(_close_one, stream)
+
+
+async def _close_one(stream: httpcore.AsyncNetworkStream) -> None:
+    with suppress(Exception):  # it's closed although it failed
+        await stream.aclose()
+
 
 _Connection = Pooled[httpcore.AsyncConnectionInterface, httpcore.AsyncNetworkStream]
 
@@ -53,7 +184,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
     async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         """See httpcore. The request says where, and how long it may take."""
         del host
-        with connecting(self.connection.key.proxy):
+        with through(self.connection.key.proxy):
             stream = await self._connect(port)
         self.connection.streams.append(stream)
         return stream
@@ -76,6 +207,9 @@ class _Backend(httpcore.AsyncNetworkBackend):
             return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
 
 
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
 class OutboundTransport:
     """Makes requests, and connects only where each request's `Route` allows. Raises `NotAllowed` otherwise.
 
@@ -90,22 +224,22 @@ class OutboundTransport:
         self._ways = Ways(verify, trust_env=trust_env)
         self._system = SystemResolver()
         self._resolver = resolver or self._system
-        self._dial: Dialler = dial_address
+        self._dial: Dialler = dial
         self._places: PlaceQueue[ConnectionKey] = PlaceQueue(PLACES)
         self._connections = Connections(self._connection)
 
     def _connection(self, connection: _Connection) -> httpcore.AsyncConnectionInterface:
         backend = _Backend(self._resolver, self._system, self._dial, connection)
-        return self._ways.connection(httpcore.AsyncConnectionPool, connection.key, backend)
+        pool = httpcore.AsyncConnectionPool(**self._ways.options(connection.key), network_backend=backend)
+        return pool.create_connection(httpcore.Origin(*connection.key.origin))
 
     async def exchange(self, asked: Fetch, progress: Progress) -> None:
         """Make one request, and read its response. Nothing of it is open afterwards. Raises one of `FAILURES`."""
         request, key = httpcore_request(asked, progress), self._ways.key(asked.route)
         progress.stage = Stage.QUEUED
-        with anyio.CancelScope(deadline=progress.patience) as waiting:
-            await self._places.take(key)
-        if waiting.cancelled_caught:
-            raise httpcore.PoolTimeout
+        if not self._places.take(key):
+            with anyio.fail_after(progress.patience - anyio.current_time()):
+                await wait_for_place(self._places, key)
         try:
             await self._exchange(key, request, asked.reader, progress)
         finally:
@@ -139,6 +273,11 @@ async def _close(connections: list[_Connection]) -> None:
         await close_all([stream for connection in connections for stream in connection.streams])
 
 
+# Chunks after which other tasks get a turn: tiny ones, of which h11 has thousands at once, take some 20 µs each.
+_TURN: Final = 64
+# Closing takes no time, except in a custom transport.
+_END_SECONDS: Final = 1.0
+
 AnyTransport = OutboundTransport | httpx.AsyncBaseTransport
 
 
@@ -163,13 +302,9 @@ async def _exchange_by_httpx(transport: httpx.AsyncBaseTransport, asked: Fetch, 
     progress.stage = Stage.ANSWERED
     # From a transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
     whole = response.is_stream_consumed
-    chunks = _in_one_piece(response.content) if whole else response.aiter_raw()
+    chunks = response.aiter_bytes() if whole else response.aiter_raw()
     asked.reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
     await _read(asked.reader, chunks, response.aclose)
-
-
-async def _in_one_piece(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 async def _read(reader: BodyReader, chunks: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:

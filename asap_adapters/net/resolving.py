@@ -7,19 +7,33 @@ bounds their number. Places are shared between domains, so that names that hang 
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from threading import Thread
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 from attrs import define
 
-from asap_adapters.net.place_queue import PlaceQueue
+from asap_core.client.places import PlaceQueue
 from asap_core.net.urls import domain_of
 
 # Concurrent threads. One domain alone gets a fifth, as many as asyncio's default executor has on a small machine.
 THREADS: Final = 50
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+async def wait_for_place(places: PlaceQueue[K], key: K) -> None:
+    """Wait until this key is given a place."""
+    woken = anyio.Event()
+    waiter = places.line_up(key, woken.set)
+    try:
+        await woken.wait()
+    except BaseException:
+        places.leave(waiter)
+        raise
 
 
 class Resolver(Protocol):
@@ -42,7 +56,8 @@ class SystemResolver:
     async def resolve(self, host: str, port: int, *, begins: Callable[[], object] = _nothing) -> Sequence[str]:
         """Resolve a name. Calls `begins` when a thread starts the look-up. Raises OSError, UnicodeError."""
         key, answered = domain_of(host), anyio.Event()
-        await self._places.take(key)
+        if not self._places.take(key):
+            await wait_for_place(self._places, key)
 
         def ended() -> None:
             self._places.give_back(key)

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from asap_adapters.files import FileThreads
+from asap_adapters.files import FileThreads, open_itself, sync_directory
 from asap_adapters.system import new_secret
 from asap_core.admission.admission import AdmissionAnswer, AdmissionQuestion, Admitted, Reservation, StoreUnavailable
 from asap_core.admission.journal import Journal
@@ -70,7 +70,7 @@ class FileDisk:
         self._linked: list[int] = []
         self._file: int | None = None
         try:
-            self._lock = _opened(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT)
+            self._lock = open_itself(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT)
             try:
                 _lock(self._lock, path)
                 self._file = _taken(self._path, path)
@@ -92,7 +92,7 @@ class FileDisk:
         """See `Disk`."""
         beside = self._path.with_name(f"{self._path.name}.new")
         beside.unlink(missing_ok=True)  # left by a crash, or a link to something else
-        file = _opened(beside, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        file = open_itself(beside, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
             _lock(file, self._path)
             _write_all(file, data)
@@ -103,11 +103,7 @@ class FileDisk:
             raise
         self._let_go_of_old()
         self._file = file
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)  # or a power failure could undo the renaming
-        finally:
-            os.close(folder)
+        sync_directory(self._path.parent)
 
     def append(self, data: bytes) -> None:
         """See `Disk`."""
@@ -134,15 +130,10 @@ class FileDisk:
         self._linked, self._file = [], None
 
 
-def _opened(path: Path, flags: int) -> int:
-    # No symbolic link, since it may lead anywhere, and no pipe, since opening one blocks.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-
-
 def _taken(real: Path, path: Path) -> int | None:
     """Open and lock the file. Returns None if it doesn't exist."""
     try:
-        file = _opened(real, os.O_RDWR | os.O_APPEND)
+        file = open_itself(real, os.O_RDWR | os.O_APPEND)
     except FileNotFoundError:
         return None
     try:

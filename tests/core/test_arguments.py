@@ -26,12 +26,14 @@ from asap_core.arguments import (
     is_instance,
     is_list_of,
     is_or_none,
+    moved_to,
     replaced,
 )
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.claims import BySubject, TokenPolicy
 from asap_core.auth.client_credentials import ClientKey, ClientSecret
 from asap_core.auth.introspection_response import IntrospectionPolicy
+from asap_core.net.outbound import OutboundPolicy
 
 MANIFEST: Any = {
     "id": "urn:asap:agent:a",
@@ -225,6 +227,15 @@ class TestReplaced:
             serve("a", port=1)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="unexpected keyword argument 'prt'"):
             serve("a", prt=1)  # type: ignore[call-arg]
+
+    def test_an_option_that_moved_into_a_class_is_named_with_it(self) -> None:
+        @replaced(**moved_to("outbound=OutboundPolicy(…)", OutboundPolicy))
+        def make(*, outbound: OutboundPolicy | None = None) -> OutboundPolicy | None:
+            return outbound
+
+        assert make() is None
+        with pytest.raises(TypeError, match=r"write outbound=OutboundPolicy\(…\), which has an option of this name$"):
+            make(allow_ports=[80])  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from asap_adapters import AgentClient, NotAllowed, Unreachable
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
-from asap_adapters.net import dialling, outbound_transport
+from asap_adapters.net import outbound_transport
 from asap_core.client.delivery import RetryPolicy
 from asap_core.server.wellknown import publish
 from tests.clients import make_client
@@ -156,12 +156,14 @@ class TestProxies:
     async def test_no_proxy_may_list_networks(
         self, environment, proxy: Proxy, monkeypatch, listed: str, asked: bool
     ) -> None:
+        real = outbound_transport.dial
+
         async def dial(address: str, port: int):
             if address == "10.1.2.3":
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-            return await dialling.dial(address, port)
+            return await real(address, port)
 
-        monkeypatch.setattr(outbound_transport, "dial_address", dial)
+        monkeypatch.setattr(outbound_transport, "dial", dial)
         environment("http_proxy", proxy.url)
         environment("no_proxy", listed)
         async with client(allow_networks=["10.1.2.3/32"]) as ours:

@@ -17,6 +17,7 @@ from asap_adapters import HttpOptions
 from asap_adapters.auth.signing_key import PrivateKey
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.driver import ProgramDriver
+from asap_adapters.mdns import local_network
 from asap_core import (
     BadReply,
     Endpoints,
@@ -97,24 +98,24 @@ class Coming:
         return self._events.pop(0)
 
 
-def on_link(client: AgentClient, *events) -> None:
-    """Let the client see these on its local network, a second apart."""
+def on_link(monkeypatch: pytest.MonkeyPatch, *events) -> None:
+    """Let clients see these on their local network, a second apart."""
 
     @asynccontextmanager
     async def browse(*, interfaces=None) -> AsyncIterator[Any]:
         del interfaces
         yield Coming(events)
 
-    client._driver.browse = browse
+    monkeypatch.setattr(local_network, "browse", browse)
 
 
 class TestResolving:
-    async def test_a_cancelled_search_leaves_nothing_behind(self, world, client_in) -> None:
+    async def test_a_cancelled_search_leaves_nothing_behind(self, world, client_in, monkeypatch) -> None:
         """Cancelled at every step in turn."""
         world["https://r.example/1"] = registry("https://b.example/m", "https://a.example/m")
         for steps in range(60):
             async with client_in(registries=["https://r.example/1"]) as client:
-                on_link(client, Added(announcement(URN, "https://a.example/m")))
+                on_link(monkeypatch, Added(announcement(URN, "https://a.example/m")))
                 ends: list[Any] = []
                 async with anyio.create_task_group() as group:
 
@@ -161,7 +162,7 @@ class TestAnnounced:
 
     @pytest.fixture
     def neighbour(self, world, manifest, monkeypatch) -> Announcement:
-        monkeypatch.setattr("asap_adapters.net.interfaces.link_networks", lambda _link: ("192.168.1.2/24",))
+        monkeypatch.setattr("asap_adapters.mdns.interfaces.link_networks", lambda _link: ("192.168.1.2/24",))
         world[f"{self.HERE}/m"] = to_json(manifest(endpoints=Endpoints(asap=f"{self.HERE}/asap")))
         return evolve(announcement(URN, f"{self.HERE}/m"), host="192.168.1.5", addresses=("192.168.1.5",))
 
@@ -320,7 +321,7 @@ class Hearing:
         return Added(announcement(URN, "https://a.example/m"))
 
 
-async def test_a_logging_handler_that_raises_leaves_no_browsing_open() -> None:
+async def test_a_logging_handler_that_raises_leaves_no_browsing_open(monkeypatch) -> None:
     opened: list[bool] = []
 
     @asynccontextmanager
@@ -337,7 +338,8 @@ async def test_a_logging_handler_that_raises_leaves_no_browsing_open() -> None:
         assert opened
         raise OSError("disk full")
 
-    driver = ProgramDriver(HttpOptions(), owner="…", browse=browse)
+    driver = ProgramDriver(HttpOptions(), owner="…")
+    monkeypatch.setattr(local_network, "browse", browse)
     driver.open()
     logging.getLogger("asap.discovery").addFilter(refuse)
     try:

@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from asap_adapters.client.agent_client import AgentClient
+from asap_adapters.mdns.interfaces import link_networks, link_scopes, links
 from asap_adapters.net import outbound_transport
-from asap_adapters.net.dialling import connect_first
 from asap_adapters.net.http_options import HttpOptions
 from asap_adapters.net.http_requests import httpx_request
-from asap_adapters.net.interfaces import link_networks, link_scopes, links
-from asap_adapters.net.outbound_transport import OutboundTransport
+from asap_adapters.net.outbound_transport import OutboundTransport, connect_first
 from asap_adapters.net.resolving import SystemResolver
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.client.body_reader import BodyReader
@@ -112,7 +111,7 @@ def connected(monkeypatch):
     """Make requests that can be awaited, over this network."""
 
     def make(network: Network, *, token=None, timeout=60.0, transport=None, **policy) -> Wired:
-        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
+        monkeypatch.setattr(outbound_transport, "dial", network.dial)
         http = Wired(
             HttpOptions(transport=transport, resolver=network),
             token=token,
@@ -164,7 +163,7 @@ class TestRebinding:
         self, client_of, monkeypatch
     ) -> None:
         network = Network([INSIDE])
-        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
+        monkeypatch.setattr(outbound_transport, "dial", network.dial)
         refused = []
         async with client_of(None, resolver=network) as client:
 
@@ -361,7 +360,7 @@ class TestSeveralAddresses:
         assert network.open == 1
 
     async def test_if_no_address_answers_the_error_lists_each_attempt(self, connected) -> None:
-        ways = {PUBLIC: ConnectionRefusedError(111, "Connection refused"), OTHER: httpcore.ConnectTimeout()}
+        ways = {PUBLIC: ConnectionRefusedError(111, "Connection refused"), OTHER: TimeoutError()}
         with pytest.raises(Unreachable) as caught:
             await get(connected(Network([PUBLIC, OTHER], ways=ways)))
         assert f"can't connect: {PUBLIC}: Connection refused; {OTHER}: no connection" in str(caught.value)
@@ -428,7 +427,7 @@ class TestSources:
 
     async def test_a_registry_of_the_caller_may_list_itself(self, client_of, monkeypatch) -> None:
         network = Network([INSIDE])
-        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
+        monkeypatch.setattr(outbound_transport, "dial", network.dial)
         async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
             client._client._requests.judge(
                 "https://registry.example/agent", named_by="https://elsewhere.example/lite.json"
@@ -456,7 +455,7 @@ class TestSources:
         network = Network([PUBLIC], [PUBLIC], [INSIDE])
         head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
         network.reply = head % len(listing) + listing
-        monkeypatch.setattr(outbound_transport, "dial_address", network.dial)
+        monkeypatch.setattr(outbound_transport, "dial", network.dial)
         async with client_of(None, resolver=network, registries=[REGISTRY], allow_networks=["10.0.0.0/8"]) as client:
             await client.registry(REGISTRY)
             network.reply = head % len(found) + found
@@ -507,7 +506,7 @@ class TestTheLink:
         assert network.dialled == ["192.168.1.9", "192.168.1.66"]
 
     async def test_an_address_literal_is_connected_to_with_its_scope(self, connected, monkeypatch) -> None:
-        monkeypatch.setattr("asap_adapters.net.interfaces.link_scopes", lambda _link: frozenset({"eth0"}))
+        monkeypatch.setattr("asap_adapters.mdns.interfaces.link_scopes", lambda _link: frozenset({"eth0"}))
         network = Network()
         http = connected(network)
         found = ["192.168.1.9", "fe80::9%eth0", "fe80::9%eth9"]
