@@ -350,7 +350,7 @@ class LawMachine(RuleBasedStateMachine):
 
 class NoFloor(ReplayGuard):
     def _drop(self, issued, digest, place) -> None:
-        super()._drop(float("-inf"), digest, place)
+        super()._drop(WallTime(float("-inf")), digest, place)
 
 
 class KeptTooShortly(ReplayGuard):
@@ -530,6 +530,17 @@ def test_a_snapshot_restored_is_the_same_guard() -> None:
     assert admit(after, "2999", at=8, sender="s4", issued=START + 29.99, wall=START + 341) == Fresh()
 
 
+def test_a_snapshot_changes_nothing() -> None:
+    guarded = guard()
+    for number in range(5):
+        admit(guarded, str(number))
+    admit(guarded, "later", at=400)
+    assert guarded.snapshot(now=400.0) == guarded.snapshot(now=400.0)
+    for number in range(5):
+        admit(guarded, f"later{number}", at=401)
+    assert len(guarded) == 6
+
+
 EMPTY = b'\x00\x00\x00;{"floor":null,"anonymous":null,"senders":[],"held_back":[]}'
 WRITTEN = (
     b'\x00\x00\x00K{"floor":null,"anonymous":null,"senders":[["alice",1,null]],"held_back":[]}'
@@ -597,6 +608,7 @@ class TestOverARestart:
         [
             b"", b"\x00\x00\x00\x02{]", b"\x00\x00\x00\x02{}", b"\x00\x00\x00\x02[]", EMPTY + b"x",
             EMPTY + bytes(31) + b"\x09" * 4, EMPTY.replace(b'"senders":[]', b'"senders":5 '),
+            b'\x00\x00\x00B{"floor":null,"anonymous":null,"senders":[],"held_back":[[0,"",0]]}',
         ],
     )  # fmt: skip
     def test_an_invalid_snapshot_is_refused(self, data) -> None:
