@@ -19,6 +19,8 @@ from asap_core.net.addresses import Proximity, proximity_of, read_address
 from asap_core.testing.laws.effects import (
     AdvanceClock,
     AnswersToBytes,
+    Conversations,
+    ConverseTogether,
     LawEffect,
     LawOutcome,
     Passed,
@@ -145,10 +147,11 @@ class SocketExecutor:
         match effect:
             case SendRequest(request, seconds):
                 return self._one_answer(request, seconds)
-            case SendBytes(pieces, answers, seconds, methods):
-                data, ended, _ = self._exchange(pieces, seconds, answers, methods)
-                whole, rest = read_answers(data, methods, closed=ended)
-                return AnswersToBytes(tuple(whole), rest, ended, data)
+            case SendBytes():
+                return self._converse(effect)
+            case ConverseTogether(conversations):
+                with ThreadPoolExecutor(len(conversations)) as threads:
+                    return Conversations(tuple(threads.map(self._converse, conversations)))
             case SendTogether(requests, seconds):
                 with ThreadPoolExecutor(len(requests)) as threads:
                     sent = [threads.submit(self._one_answer, each, seconds) for each in requests]
@@ -186,6 +189,11 @@ class SocketExecutor:
                 time.sleep(0.1)
             else:
                 return
+
+    def _converse(self, effect: SendBytes) -> AnswersToBytes:
+        data, ended, _ = self._exchange(effect.pieces, effect.seconds, effect.answers, effect.methods)
+        whole, rest = read_answers(data, effect.methods, closed=ended)
+        return AnswersToBytes(tuple(whole), rest, ended, data)
 
     def _one_answer(self, request: HttpRequest, seconds: float) -> Answer:
         data, ended, problem = self._exchange([request.to_bytes()], seconds, 1, (request.method,))

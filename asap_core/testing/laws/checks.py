@@ -3,20 +3,28 @@
 example: which variant of the input it was; it stands in the report.
 """
 
+import json
 from collections.abc import Collection
+from typing import Final
 
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.verdicts import LawBroken
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_types import Json, JsonObject
 
 _INTERNAL_ERROR = -32603
 _SERVER_ERROR = 500
+# Characters of a value that a remark quotes.
+_SHOWN: Final = 80
 
 
-def check(condition: object, got: object, example: str = "") -> None:
-    """Check any condition. `got`: what the agent did, if the condition is false."""
+def check(condition: object, got: object, example: str = "", *, at: Answer | None = None) -> None:
+    """Check any condition.
+
+    got: what the agent did, if the condition is false.
+    at: the answer in which it did; by default `got`, if that is one, or else the last one.
+    """
     if not condition:
-        raise LawBroken(f"{example}: {got}" if example else str(got))
+        raise LawBroken(f"{example}: {got}" if example else str(got), got if isinstance(got, Answer) else at)
 
 
 def accepted(answer: Answer, example: str = "") -> JsonObject:
@@ -39,6 +47,20 @@ def refused(
     check(answer.error is not None or by_status, answer, example)
     check(not statuses or answer.status in statuses, answer, example)
     check(not codes or answer.code in codes or answer.taxonomy in codes, answer, example)
+
+
+def repeated(answer: Answer, first: Answer, example: str = "") -> None:
+    """Check that a call was accepted, and that its reply has the payload of the first one."""
+    payloads: list[Json] = [accepted(each, example).get("payload") for each in (first, answer)]
+    if found := _difference(payloads[1], payloads[0], "payload"):
+        raise LawBroken(found, answer, unlike=first, example=example)
+
+
+def _difference(value: Json, wanted: Json, place: str) -> str:
+    """Say where a value first differs from what was wanted; empty if it doesn't."""
+    if isinstance(value, dict) and isinstance(wanted, dict) and value.keys() == wanted.keys():
+        return next(filter(None, (_difference(value[key], wanted[key], f"{place}.{key}") for key in wanted)), "")
+    return "" if value == wanted else f"{place}: {json.dumps(value)[:_SHOWN]}, not {json.dumps(wanted)[:_SHOWN]}"
 
 
 def answered(answer: Answer, example: str = "") -> None:

@@ -72,6 +72,22 @@ class SendTogether:
 
 
 @frozen
+class ConverseTogether:
+    """Send bytes on several connections at once. Answered by `Conversations`.
+
+    seconds of each count from the beginning, so that slow peers cost the time of one.
+    """
+
+    conversations: tuple[SendBytes, ...]
+
+    def __iter__(self) -> "Generator[LawEffect, LawOutcome, tuple[AnswersToBytes, ...]]":
+        outcome = yield self
+        if not isinstance(outcome, Conversations):
+            raise TypeError(f"a ConverseTogether is answered by Conversations, not {outcome!r}")
+        return outcome.answers
+
+
+@frozen
 class Pause:
     """Let this many seconds pass on the real clock. Answered by `Passed`."""
 
@@ -100,7 +116,7 @@ class ResetTarget:
         yield self
 
 
-LawEffect = SendRequest | SendBytes | SendTogether | Pause | AdvanceClock | ResetTarget
+LawEffect = SendRequest | SendBytes | SendTogether | ConverseTogether | Pause | AdvanceClock | ResetTarget
 
 
 @frozen
@@ -130,10 +146,17 @@ class Together:
 
 
 @frozen
+class Conversations:
+    """What came on connections that were used at once, in the order of the effects."""
+
+    answers: tuple[AnswersToBytes, ...]
+
+
+@frozen
 class Passed:
     """The time has passed; the clock was moved; the agent was started again."""
 
 
-LawOutcome = Answer | AnswersToBytes | Together | Passed
+LawOutcome = Answer | AnswersToBytes | Together | Conversations | Passed
 Steps = Generator[LawEffect, LawOutcome, T]
 """A law's program, or a part of one; `yield from` composes them."""

@@ -15,7 +15,7 @@ from attrs import frozen
 from asap_core.testing.laws.records import ExchangeRecord, LawRecord
 from asap_core.testing.laws.runner import LawResult
 from asap_core.testing.laws.shell_lines import PREPARE
-from asap_core.testing.laws.text_report import shown_bytes
+from asap_core.testing.laws.text_report import failing_mark, shown_bytes, shown_exchanges
 
 # Laws with more exchanges send the same request again and again; the first and the last ones show the breach.
 _SHOWN_LAST: Final = 11
@@ -139,16 +139,15 @@ def _outcome(name: str, record: LawRecord, *, named: bool) -> Iterator[str]:
     yield f"<h3>{escape(f'{name}, ' if named else '')}{record.outcome.value}{escape(got)} ({record.seconds:.2f} s)</h3>"
     if any(each.curl for each in record.exchanges):
         yield f"<p>Before you repeat a line below, also once more:</p><pre>{escape(chr(10).join(PREPARE))}</pre>"
-    left_out = range(1, len(record.exchanges) - _SHOWN_LAST)
-    for index, exchange in enumerate(record.exchanges):
-        if index not in left_out:
-            yield from _exchange(index + 1, exchange)
-        elif index == left_out[0]:
-            yield f"<p>{len(left_out)} exchanges are in the JSON report only.</p>"
+    for place in shown_exchanges([each.failing for each in record.exchanges], _SHOWN_LAST):
+        if isinstance(place, range):
+            yield f"<p>{len(place)} exchanges are in the JSON report only.</p>"
+        else:
+            yield from _exchange(place + 1, record.exchanges[place])
 
 
 def _exchange(number: int, exchange: ExchangeRecord) -> Iterator[str]:
-    yield f"<h4>Exchange {number}: {escape(exchange.answer)}</h4>"
+    yield f"<h4>Exchange {number}: {escape(exchange.answer)}{failing_mark(failing=exchange.failing)}</h4>"
     for side, data in exchange.sides.items():
         yield f"<pre class={side}>{escape(chr(10).join(shown_bytes(data)))}</pre>"
     if exchange.curl:

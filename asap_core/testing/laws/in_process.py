@@ -19,6 +19,7 @@ from asap_core.server.agent import Agent
 from asap_core.testing.driven_agent import answer
 from asap_core.testing.laws.effects import (
     AdvanceClock,
+    ConverseTogether,
     LawEffect,
     LawOutcome,
     Passed,
@@ -73,7 +74,7 @@ class CallableExecutor:
             case ResetTarget():
                 if self.restart is not None:
                     self.restart()
-            case SendBytes():
+            case SendBytes() | ConverseTogether():
                 raise NotImplementedError("there is no connection that could carry any bytes")
             case _:
                 assert_never(effect)

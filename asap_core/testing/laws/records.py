@@ -21,12 +21,14 @@ class ExchangeRecord:
 
     answer: what came back, in words.
     curl: a shell line that repeats the exchange (see `PREPARE`); empty if no such line can, or the law isn't broken.
+    failing: whether this is the exchange that breaks the law.
     """
 
     sent: str
     received: str
     answer: str = ""
     curl: str = ""
+    failing: bool = False
 
     @property
     def sides(self) -> dict[str, bytes]:
@@ -82,6 +84,7 @@ def _exchange(exchange: RecordedExchange, url: str | None) -> ExchangeRecord:
         received=exchange.received.decode("latin-1"),
         answer=exchange.answer,
         curl="" if url is None else repeating_line(exchange, url),
+        failing=exchange.failing,
     )
 
 

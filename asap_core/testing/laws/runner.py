@@ -13,6 +13,8 @@ from attrs import Factory, define, evolve, field, frozen
 from asap_core.testing.laws.effects import (
     AdvanceClock,
     AnswersToBytes,
+    Conversations,
+    ConverseTogether,
     LawEffect,
     LawOutcome,
     ResetTarget,
@@ -59,6 +61,7 @@ class RecordedExchange:
     pieces: if it wasn't: the bytes, and the pauses between them in seconds.
     at: when it was sent, in seconds since the Unix epoch.
     seconds: how long it took, if it wasn't one request.
+    failing: whether this is the one that breaks the law.
 
     Names stand in place of callers' tokens, since reports are shown to others: see `TokenMask`.
     """
@@ -70,6 +73,7 @@ class RecordedExchange:
     pieces: tuple[bytes | float, ...] = field(default=(), repr=False)
     at: float = 0.0
     seconds: float = 0.0
+    failing: bool = False
 
 
 class LawResult(Enum):
@@ -150,6 +154,8 @@ class Recorder:
     secrets: Mapping[str, str] = field(factory=dict, repr=False)
     wall: Callable[[], float] = lambda: 0.0
     exchanges: list[RecordedExchange] = field(factory=list)
+    heard: list[tuple[Answer, ...]] = field(factory=list, repr=False)
+    """The answers of each exchange, as laws have them."""
     began: float = 0.0
     effects: int = 0
     mask: TokenMask = Factory(lambda self: TokenMask.of(self.secrets), takes_self=True)
@@ -169,16 +175,22 @@ class Recorder:
             case SendTogether(requests), Together(answers):
                 for request, answer in zip(requests, answers, strict=True):
                     self._record(request, answer, at)
-            case SendBytes(pieces), AnswersToBytes(answers, rest):
-                shown = self.mask.pieces(pieces)
-                sent = b"".join(each for each in shown if isinstance(each, bytes))
-                remark = self.mask.text("; ".join(map(str, answers)) or f"no whole answer, {len(rest)} bytes")
-                received = self.mask.data(outcome.raw)
-                took = self.now() - before
-                self.exchanges.append(RecordedExchange(sent, received, remark, pieces=shown, at=at, seconds=took))
+            case SendBytes(pieces), AnswersToBytes():
+                self._record_bytes(pieces, outcome, at, self.now() - before)
+            case ConverseTogether(conversations), Conversations(found):
+                for each, got in zip(conversations, found, strict=True):
+                    self._record_bytes(each.pieces, got, at, self.now() - before)
             case _:
                 pass
         return outcome
+
+    def _record_bytes(self, pieces: tuple[bytes | float, ...], got: AnswersToBytes, at: float, took: float) -> None:
+        shown = self.mask.pieces(pieces)
+        sent = b"".join(each for each in shown if isinstance(each, bytes))
+        remark = self.mask.text("; ".join(map(str, got.answers)) or f"no whole answer, {len(got.rest)} bytes")
+        received = self.mask.data(got.raw)
+        self.exchanges.append(RecordedExchange(sent, received, remark, pieces=shown, at=at, seconds=took))
+        self.heard.append(got.answers or (got.first,))
 
     def _record(self, request: HttpRequest, answer: Answer, at: float) -> None:
         shown = evolve(
@@ -189,6 +201,24 @@ class Recorder:
         )
         sent, received = self.mask.data(request.to_bytes()), self.mask.data(answer.raw)
         self.exchanges.append(RecordedExchange(sent, received, self.mask.text(str(answer)), shown, at=at))
+        self.heard.append((answer,))
+
+    def place(self, answer: Answer | None) -> int | None:
+        """Return the index of the exchange that had this answer. None if none had it, as if a law made it of others."""
+        same = (place for place, heard in enumerate(self.heard) if any(each is answer for each in heard))
+        alike = (place for place, heard in enumerate(self.heard) if answer in heard)
+        return next(same, next(alike, None))
+
+    def breach(self, broken: LawBroken) -> Breach:
+        """Mark the exchange that breaks the law, and return the verdict."""
+        place, first, got = self.place(broken.answer), self.place(broken.unlike), broken.got
+        if self.exchanges:
+            place = -1 if place is None else place
+            self.exchanges[place] = evolve(self.exchanges[place], failing=True)
+        if broken.unlike is not None:
+            example = f"{broken.example}: " if broken.example else ""
+            got = f"{example}it differs from {'another' if first is None else f'exchange {first + 1}'} in {got}"
+        return Breach(self.mask.text(got)[:_LONGEST_REMARK])
 
     def run(self, steps: Steps[T]) -> T:
         """Run a program to its end. Raises what it raises."""
@@ -215,7 +245,7 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
         recorder.run(law.provoke(lab))
         verdict: Verdict = Kept()
     except LawBroken as broken:
-        verdict = Breach(recorder.mask.text(broken.got)[:_LONGEST_REMARK])
+        verdict = recorder.breach(broken)
     except LawNotTried as skipped:
         verdict = NotTried(recorder.mask.text(skipped.why)[:_LONGEST_REMARK])
     return Result(law, verdict, tuple(recorder.exchanges), now() - recorder.began)

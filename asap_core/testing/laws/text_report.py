@@ -1,7 +1,7 @@
 """The report as text: counts by group, and for each failure all that's needed to understand and repeat it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
@@ -53,18 +53,37 @@ def failure_lines(result: Result, url: str) -> Iterator[str]:
     yield f"  from:      {law.clause}"
     yield f"  expected:  {law.expected}"
     yield f"  got:       {result.remark}"
-    left_out = range(1, len(result.exchanges) - _SHOWN_LAST)
-    for index, exchange in enumerate(result.exchanges):
-        if index not in left_out:
-            yield from exchange_lines(index + 1, exchange, url)
-        elif index == left_out[0]:
-            yield f"  … {len(left_out)} exchanges aren't shown"
+    for place in shown_exchanges([each.failing for each in result.exchanges], _SHOWN_LAST):
+        if isinstance(place, range):
+            yield f"  … {len(place)} exchanges aren't shown"
+        else:
+            yield from exchange_lines(place + 1, result.exchanges[place], url)
     yield ""
+
+
+def shown_exchanges(failing: Sequence[bool], last: int) -> Iterator[int | range]:
+    """Yield the indexes of the exchanges to show, and between them the ranges that are left out.
+
+    failing: for each exchange whether it breaks the law: then it's shown, as the first one and the last ones are.
+    last: how many of the last ones are shown.
+    """
+    begin = 0
+    for place, fails in enumerate(failing):
+        if fails or place == 0 or place >= len(failing) - last:
+            if begin < place:
+                yield range(begin, place)
+            yield place
+            begin = place + 1
+
+
+def failing_mark(*, failing: bool) -> str:
+    """Return what stands behind the exchange that breaks a law."""
+    return "  ← this one" if failing else ""
 
 
 def exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterator[str]:
     """Yield the lines about one exchange: the bytes both ways, and a curl line."""
-    yield f"  exchange {number}: {exchange.answer}"
+    yield f"  exchange {number}: {exchange.answer}{failing_mark(failing=exchange.failing)}"
     yield from (f"    > {line}" for line in shown_bytes(exchange.sent))
     yield from (f"    < {line}" for line in shown_bytes(exchange.received))
     if line := repeating_line(exchange, url):

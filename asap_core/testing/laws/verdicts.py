@@ -4,6 +4,8 @@ from enum import Enum
 
 from attrs import frozen
 
+from asap_core.testing.laws.http_messages import Answer
+
 
 class Need(Enum):
     """What a law needs of a run. Without it the law isn't tried; the value completes "it needs …"."""
@@ -46,11 +48,22 @@ Verdict = Kept | Breach | NotTried
 
 
 class LawBroken(Exception):
-    """Ends a law: it's broken. `got`: what the agent did instead."""
+    """Ends a law: it's broken.
 
-    def __init__(self, got: str) -> None:
+    got: what the agent did instead.
+    answer: in which it shows; None: in the last one.
+    unlike: the answer that it should have been like. Then `got` says in what it differs.
+    example: which variant of the input it was, if `got` doesn't say it.
+    """
+
+    def __init__(
+        self, got: str, answer: Answer | None = None, *, unlike: Answer | None = None, example: str = ""
+    ) -> None:
         super().__init__(got)
         self.got = got
+        self.answer = answer
+        self.unlike = unlike
+        self.example = example
 
 
 class LawNotTried(Exception):

@@ -17,6 +17,8 @@ from asap_core.clock import ManualClock
 from asap_core.testing.laws.effects import (
     AdvanceClock,
     AnswersToBytes,
+    Conversations,
+    ConverseTogether,
     LawEffect,
     LawOutcome,
     Passed,
@@ -58,8 +60,10 @@ class PlantedExecutor:
         match effect:
             case SendRequest(request, seconds):
                 return self._answer(request, seconds)
-            case SendBytes(pieces, answers, seconds, methods):
-                return self._converse(pieces, answers, seconds, methods)
+            case SendBytes():
+                return self._said(effect)
+            case ConverseTogether(conversations):  # one after the other: the clock stands still between them
+                return Conversations(tuple(map(self._said, conversations)))
             case SendTogether(requests, seconds):
                 with ThreadPoolExecutor(len(requests)) as threads:
                     sent = [threads.submit(self._answer, each, seconds) for each in requests]
@@ -74,6 +78,9 @@ class PlantedExecutor:
             case _:
                 assert_never(effect)
         return Passed()
+
+    def _said(self, effect: SendBytes) -> AnswersToBytes:
+        return self._converse(effect.pieces, effect.answers, effect.seconds, effect.methods)
 
     def _answer(self, request: HttpRequest, seconds: float) -> Answer:
         got = self._converse((request.to_bytes(),), 1, seconds, (request.method,))
