@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from asap_core.testing.fuzz_moves import BROKEN, BROKEN_CALLS, BROKEN_STRICTLY, FORGED, TEXTS, VALID, Coverage, Session
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.runner import Executor, RecordedExchange, Recorder
-from asap_core.testing.laws.verdicts import LawBroken, Need
+from asap_core.testing.laws.verdicts import LawBroken, Need, RateLimited
 from asap_core.testing.strategies import any_bodies
 
 P = ParamSpec("P")
@@ -115,6 +115,8 @@ class FuzzMachine(RuleBasedStateMachine):
     def _do(self, move: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             move(*args, **kwargs)
+        except RateLimited:  # this move says nothing about the agent
+            return
         except LawBroken as broken:
             found = Finding(broken.got, move.__doc__ or "", self.session.test(), tuple(self.recorder.exchanges))
             shortest = self.run.finding

@@ -3,7 +3,7 @@
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check
-from asap_core.testing.laws.effects import SendBytes, Steps
+from asap_core.testing.laws.effects import ConverseTogether, SendBytes, Steps
 from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
@@ -12,10 +12,17 @@ CONNECTIONS: Final = LawGroup("connections", "what follows what, when a connecti
 
 # Longer than an agent waits for a head (10 s) or a body (30 s).
 _SLOW: Final = 40.0
+# Seconds between two bytes of a slow peer, and how many it has: the last one comes too late.
+_DRIP: Final = 2.0
+_DRIPS: Final = 30
 # Longer than an agent keeps an idle connection (60 s).
 _IDLE: Final = 100.0
 _MOMENT: Final = 0.3
 _BAD: Final = b"GET /  HTTP/1.1\r\n\r\n"
+
+
+def _dripped(pieces: list[bytes]) -> tuple[bytes | float, ...]:
+    return tuple(piece for each in pieces for piece in (each, _DRIP))
 
 
 def _get(lab: Lab, path: str = MANIFEST_PATH, *, close: bool = False) -> bytes:
@@ -110,9 +117,8 @@ def expectations(lab: Lab) -> Steps[None]:
 )  # fmt: skip
 def slow_heads(lab: Lab) -> Steps[None]:
     """A head of which a byte comes now and then isn't waited for."""
-    head = _get(lab)
-    pieces = [piece for at in range(int(_SLOW) // 2) for piece in (head[at : at + 1], 2.0)]
-    got = yield from SendBytes(tuple(pieces), seconds=_SLOW)
+    pieces = _dripped([bytes([each]) for each in _get(lab)[: int(_SLOW / _DRIP)]])
+    got = yield from SendBytes(pieces, seconds=_SLOW)
     check(got.closed, f"the connection is open after {_SLOW:.0f} s")
 
 
@@ -121,11 +127,19 @@ def slow_heads(lab: Lab) -> Steps[None]:
     needs={Need.SKILL, Need.BYTES, Need.DIRECT}, strict=True,
 )  # fmt: skip
 def slow_bodies(lab: Lab) -> Steps[None]:
-    """A body that doesn't arrive is answered by 408."""
-    request = lab.post_request(to_body(lab.rpc(lab.envelope())))
-    got = yield from SendBytes((request.to_bytes()[:-20],), seconds=_SLOW)
-    check(got.closed, f"the connection is open after {_SLOW:.0f} s")
-    check(got.first.status == 408, got.first)  # noqa: PLR2004 - HTTP's
+    """A body that doesn't arrive, or of which a byte comes now and then, is answered by 408."""
+    silent, dripping = (lab.post_request(to_body(lab.rpc(lab.envelope()))).to_bytes() for _ in range(2))
+    coded = [*lab.caller.credentials, ("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")]
+    chunked = lab.request("POST", lab.path, headers=coded).to_bytes()
+    examples = {
+        "nothing comes": (silent[:-20],),
+        "a byte every 2 s": (dripping[:-_DRIPS], *_dripped([bytes([each]) for each in dripping[-_DRIPS:]])),
+        "a chunk every 2 s": (chunked, *_dripped([b"1\r\n \r\n"] * _DRIPS)),
+    }
+    found = yield from ConverseTogether(tuple(SendBytes(each, seconds=_SLOW) for each in examples.values()))
+    for example, got in zip(examples, found, strict=True):
+        check(got.closed, f"the connection is open after {_SLOW:.0f} s", example, at=got.first)
+        check(got.first.status == 408, got.first, example)  # noqa: PLR2004 - HTTP's
 
 
 @CONNECTIONS.law(

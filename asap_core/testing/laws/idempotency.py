@@ -236,19 +236,40 @@ def many_calls_later(lab: Lab) -> Steps[None]:
 
 
 @IDEMPOTENCY.law(
-    clause="docs/wire.md §1.5, §4.1; docs/security.md 28",
-    expected="the retry's own JSON-RPC id, and the retry's envelope id as `correlation_id`",
+    clause="docs/wire.md §1.5, §4.1, §9.3; docs/security.md 28",
+    expected="the retry's own JSON-RPC id and `trace_id`, and the retry's envelope id as `correlation_id`",
     needs=_NEEDS,
     strict=True,
 )
 def retries_have_answers_of_their_own(lab: Lab) -> Steps[None]:
     """The answer to a retry names the retry, not the first request."""
     key, payload, name, call = lab.fresh(), lab.task(), lab.fresh(), lab.fresh()
-    accepted((yield from lab.send(lab.envelope(payload=payload), key=key)))
-    answer = yield from lab.call(lab.rpc(lab.envelope(id=name, payload=payload), key=key, id=call))
+    traces = [lab.fresh(), lab.fresh()]
+    accepted((yield from lab.send(lab.envelope(payload=payload, trace_id=traces[0]), key=key)))
+    envelope = lab.envelope(id=name, payload=payload, trace_id=traces[1])
+    answer = yield from lab.call(lab.rpc(envelope, key=key, id=call))
     reply = accepted(answer)
     check(answer.document.get("id") == call, f"id: {answer.document.get('id')!r}")
     check(reply.get("correlation_id") == name, f"correlation_id: {reply.get('correlation_id')!r}")
+    got = reply.get("trace_id")
+    whose = "the first request's" if got == traces[0] else "neither request's"
+    check(got == traces[1], f"trace_id: {got!r}, {whose}")
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 1, 5",
+    expected="each is refused, by asap:protocol/invalid_timestamp (-32002), and the key is still good for a new date",
+    needs=_NEEDS,
+    strict=True,
+)
+def retries_have_a_date(lab: Lab) -> Steps[None]:
+    """A retry whose date is outside the window is refused, though its answer is kept."""
+    key, payload = lab.fresh(), lab.task()
+    first = yield from lab.succeed(lab.envelope(payload=payload), key=key)
+    for example, seconds in (("an hour old", -3600), ("an hour ahead", 3600)):
+        retry = lab.envelope(payload=payload, timestamp=lab.timestamp(seconds))
+        refused((yield from lab.send(retry, key=key)), example, codes=[-32002, "asap:protocol/invalid_timestamp"])
+    repeated((yield from lab.send(lab.envelope(payload=payload), key=key)), first, "a present date")
 
 
 @IDEMPOTENCY.law(clause="docs/security.md 5", expected="the corrected request is accepted", needs=_NEEDS, strict=True)

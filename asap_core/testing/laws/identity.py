@@ -6,7 +6,7 @@ from typing import Final
 from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import SendBytes, Steps
 from asap_core.testing.laws.http_messages import Answer
-from asap_core.testing.laws.lab import Caller, Lab, to_body
+from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Caller, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import LawNotTried, Need
 
@@ -138,6 +138,28 @@ def one_credential(lab: Lab) -> Steps[None]:
 
 
 @IDENTITY.law(
+    clause="docs/security.md 13; RFC 9110 §10.1.1",
+    expected="status 401 with a challenge, before the body and without 100 Continue",
+    severity=Severity.HARDENING,
+    needs={Need.AUTH, Need.BYTES},
+    strict=True,
+)
+def refusals_before_the_body(lab: Lab) -> Steps[None]:
+    """A call without a token, or with an unknown one, is refused before its body arrives."""
+    for example, token, headers in (
+        ("no token", None, []),
+        ("an unknown token", lab.fresh(), []),
+        ("no token, Expect: 100-continue", None, [("Expect", "100-continue")]),
+    ):
+        body = to_body(lab.rpc(lab.envelope()))
+        request = lab.post_request(body, headers=headers, caller=Caller(lab.caller.urn, token))
+        got = yield from SendBytes((request.to_bytes().removesuffix(body),), answers=1)
+        check(not got.raw.startswith(b"HTTP/1.1 100"), "the answer begins with 100 Continue", example)
+        refused(got.first, example, statuses=[401])
+        check(got.first.header("www-authenticate"), f"{got.first}, without WWW-Authenticate", example)
+
+
+@IDENTITY.law(
     clause="RFC 6750 §3.1",
     expected="no code without a credential, invalid_token for an unknown one, invalid_request for a malformed one",
     severity=Severity.SHOULD,
@@ -174,6 +196,9 @@ def two_callers(lab: Lab) -> Steps[None]:
     refused((yield from lab.send(lab.envelope(), caller=other)), "the second as the first")
 
 
+_PAGE: Final = "https://page.example"
+
+
 def _from_page(lab: Lab, origin: str, host: str | None = None) -> Steps[None]:
     headers = [("Origin", origin), *([] if host is None else [("Host", host)])]
     answer = yield from lab.call(lab.rpc(lab.envelope()), headers=headers)
@@ -198,19 +223,54 @@ def rebound_pages(lab: Lab) -> Steps[None]:
     """A page whose name was led to the agent's address (DNS rebinding) can't call the agent."""
     yield from _from_page(lab, "http://page.example", "page.example")
     yield from _from_page(lab, "http://page.example:8000", "page.example:8000")
+    # A page of this machine, or of the agent's own origin, but another name in Host.
+    yield from _from_page(lab, "http://localhost", "page.example")
+    yield from _from_page(lab, f"http://{lab.host}", "page.example")
 
 
 @IDENTITY.law(
-    clause="docs/security.md 52", expected="no Access-Control-Allow-Origin for the page", needs={Need.SKILL},
-    strict=True,
+    clause="docs/security.md 52; Fetch §4.8", expected="another status than 2xx, or no Access-Control-Allow-Origin",
+    severity=Severity.HARDENING, strict=True,
 )  # fmt: skip
 def preflights(lab: Lab) -> Steps[None]:
     """A browser that asks first (a preflight) isn't told that a foreign page may call."""
-    origin = "https://page.example"
-    asked = [("Origin", origin), ("Access-Control-Request-Method", "POST")]
-    answer = yield from lab.fetch(lab.request("OPTIONS", lab.path, headers=asked))
-    allowed = answer.header("access-control-allow-origin")
-    check(allowed not in (origin, "*"), f"{answer}, Access-Control-Allow-Origin: {allowed}")
+    asked = [
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "authorization,content-type"),
+    ]
+    for origin in (_PAGE, "null"):
+        answer = yield from lab.fetch(lab.request("OPTIONS", lab.path, headers=[("Origin", origin), *asked]))
+        # A browser goes on only after a status that says "ok".
+        is_ok = answer.status is not None and answer.status // 100 == 2  # noqa: PLR2004 - HTTP's
+        check(not is_ok or not _may_read(answer, origin), _allows(answer), f"Origin {origin}")
+
+
+def _may_read(answer: Answer, origin: str) -> bool:
+    """Whether a browser lets a page of this origin read the answer (Fetch, CORS check)."""
+    return answer.header("access-control-allow-origin") in (origin, "*")
+
+
+def _allows(answer: Answer) -> str:
+    return f"{answer}, Access-Control-Allow-Origin: {answer.header('access-control-allow-origin')}"
+
+
+@IDENTITY.law(
+    clause="docs/security.md 52",
+    expected="no Access-Control-Allow-Origin for the page",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+    strict=True,
+)
+def pages_read_nothing(lab: Lab) -> Steps[None]:
+    """No answer and no document may be read by a page whose origin isn't listed."""
+    for example, origin in (("another page", _PAGE), ("a page of this machine", "http://localhost:1"), ("no page", "")):
+        headers = [("Origin", origin)] if origin else []
+        for path in (MANIFEST_PATH, HEALTH_PATH):
+            answer = yield from lab.get(path, headers=headers)
+            check(not _may_read(answer, origin), _allows(answer), f"{example}, {path}")
+        for name, document in (("a call", lab.rpc(lab.envelope())), ("a malformed call", {})):
+            answer = yield from lab.call(document, headers=headers)
+            check(not _may_read(answer, origin), _allows(answer), f"{example}, {name}")
 
 
 @IDENTITY.law(clause="docs/security.md 7", expected="it's refused, or there's no such path", needs=_TOKENS, strict=True)

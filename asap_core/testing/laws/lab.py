@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 
 from asap_core.testing.laws.effects import Pause, SendRequest, Steps
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
-from asap_core.testing.laws.verdicts import LawNotTried, Need
+from asap_core.testing.laws.verdicts import LawNotTried, Need, RateLimited
 from asap_core.wire.json_types import Json, JsonObject
 
 MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
@@ -213,30 +213,35 @@ class Lab:
     ) -> Steps[Answer]:
         """Send a JSON-RPC document, or any other.
 
-        If the rate limit refuses items of a batch, they're sent again later, unless there are `headers`.
+        If the rate limit refuses items of a batch, they're sent again later.
+
+        Raises: RateLimited if it does so again and again, or if the batch has `headers`: an idempotency key in the head
+            is about the batch as it was.
         """
         answer = yield from self.post(to_body(document), headers=headers, caller=caller)
-        # Headers such as an idempotency key are about the batch as it was.
-        if not isinstance(document, list) or headers:
+        if not isinstance(document, list):
             return answer
+        if headers and any(map(_is_over_the_rate, answer.items)):
+            raise RateLimited("the rate limit refuses a part of a batch")
         return (yield from self.completed(document, answer, caller=caller))
 
     def completed(self, batch: Sequence[Json], answer: Answer, *, caller: Caller | None = None) -> Steps[Answer]:
         """If the rate limit refused items of a batch, wait, and send those again, until none is refused so.
 
-        Returns the answer to the batch with the later answers in the places of the refusals.
+        Returns the answer to the batch with the later answers in the places of the refusals. Raises RateLimited if the
+        rate limit refuses some again and again: they aren't what a law is about.
         """
         for _ in range(_PATIENCE):
             items: list[Json] = [*answer.items]
             limited = [place for place, each in enumerate(answer.items) if _is_over_the_rate(each)]
             if not limited or len(items) != len(batch):
-                break
+                return answer
             yield from Pause(_A_WHILE)
             again = yield from self.post(to_body([batch[place] for place in limited]), caller=caller)
             for place, each in zip(limited, again.items, strict=False):
                 items[place] = each
             answer = evolve(answer, body=to_body(items))
-        return answer
+        raise RateLimited(f"the rate limit refuses requests of a batch, also after {_PATIENCE} attempts")
 
     def send(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
         """Send an envelope."""

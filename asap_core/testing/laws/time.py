@@ -137,6 +137,30 @@ def other_forms(lab: Lab) -> Steps[None]:
         refused((yield from lab.send(lab.envelope(timestamp=value))), repr(value), codes=_MALFORMED)
 
 
+# The first digit of other scripts' ten: full-width and Arabic-Indic.
+_OTHER_ZEROS: Final = ("\uff10", "\u0660")
+
+
+def _in_digits_from(zero: str, text: str) -> str:
+    """Return a text with the digits of another script."""
+    return "".join(chr(ord(zero) + int(each)) if each.isdigit() else each for each in text)
+
+
+@TIME.law(
+    clause="docs/wire.md §1.2; RFC 3339 §5.6", expected="each is refused, by Invalid params (-32602)",
+    severity=Severity.HARDENING, needs={Need.SKILL}, strict=True,
+)  # fmt: skip
+def characters_of_dates(lab: Lab) -> Steps[None]:
+    """A date with digits of another script, or with blanks, signs or other characters around or within, is refused."""
+    now, unix = _now(lab), str(int(lab.wall()))
+    texts = (f"{now:%Y-%m-%dT%H:%M:%SZ}", f"{now:%Y-%m-%dT%H:%M:%S.%f}Z", unix)
+    wrong = [_in_digits_from(zero, text) for zero in _OTHER_ZEROS for text in texts]
+    wrong += [text for each in texts for text in (f" {each}", f"{each} ", f"{each}\n", f"+{each}", f"{each}\0")]
+    wrong += [f"{now:%Y-%m-%dT%H:%M:%S},0Z", f"{unix[:1]}_{unix[1:]}", f"{unix}e0", hex(int(unix))]
+    for value in wrong:
+        refused((yield from lab.send(lab.envelope(timestamp=value))), ascii(value), codes=_MALFORMED)
+
+
 _ANSWERED: Final = "an answer, whichever, without a crash"
 
 

@@ -72,3 +72,7 @@ class LawNotTried(Exception):
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+
+
+class RateLimited(LawNotTried):
+    """Ends a law: the rate limit refuses what it sends, again and again."""

@@ -3,14 +3,15 @@
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check, refused
-from asap_core.testing.laws.effects import Steps
-from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.effects import SendBytes, Steps
+from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import Need
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 VERSIONS: Final = LawGroup("versions", "which version is spoken")
 
 _HEADER: Final = "ASAP-Version"
+_MOMENT: Final = 0.3
 
 
 @VERSIONS.law(
@@ -44,6 +45,31 @@ def the_first_known_version(lab: Lab) -> Steps[None]:
     answer = yield from lab.call(lab.rpc(lab.envelope(payload=1)), headers=[(_HEADER, "2.1")])
     refused(answer, "a refused call")
     check(answer.header(_HEADER.lower()) == "2.1", f"{_HEADER}: {answer.header(_HEADER.lower())}", "a refused call")
+
+
+@VERSIONS.law(
+    clause="docs/wire.md §13",
+    expected="each answer names the version that its own request asks for, or 2.2",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL, Need.BYTES},
+)
+def each_request_has_its_version(lab: Lab) -> Steps[None]:
+    """The version is chosen for each request, also on a connection that has carried another one."""
+    asked = ("2.1", "2.2", "2.1", None)
+    calls = [
+        lab.post_request(
+            to_body(lab.rpc(lab.envelope())), headers=[] if each is None else [(_HEADER, each)], close=False
+        ).to_bytes()
+        for each in asked
+    ]
+    pieces = [piece for each in calls for piece in (each, _MOMENT)]
+    got = yield from SendBytes(tuple(pieces[:-1]), answers=len(asked))
+    if len(got.answers) < len(asked):
+        raise LawNotTried("the agent ends the connection before the last request")
+    for number, (value, answer) in enumerate(zip(asked, got.answers, strict=True), 1):
+        accepted(answer, f"request {number}")
+        named = answer.header(_HEADER.lower())
+        check(named == (value or "2.2"), f"{_HEADER}: {named}", f"request {number}, which asks for {value or 'none'}")
 
 
 @VERSIONS.law(

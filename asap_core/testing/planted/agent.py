@@ -117,7 +117,7 @@ class PlantedAgent:
         if not self.credentials.is_page_allowed(request):
             return self._refused(CallFault("page"), request, unread=True)
         caller = self.credentials.caller(request)
-        if isinstance(caller, CallFault):
+        if isinstance(caller, CallFault) and not self.broken("identity.after_the_body"):
             return self._refused(caller, request, unread=True)
         version = self._version(request)
         if version is None:
@@ -329,6 +329,7 @@ class PlantedAgent:
             version = _DEFAULT_VERSION
         if not self.broken("versions.header_missing"):
             fields = (*fields, ("asap-version", version))
+        fields = (*fields, *self._for_pages(request))
         without_body = request.method == "HEAD" and not self.broken("discovery.body_of_head")
         if response.status in (404, 405) and self.broken("http.body_of_refused_head"):
             without_body = False
@@ -337,6 +338,15 @@ class PlantedAgent:
         return PlantedResponse(
             status=response.status, fields=fields, body=b"" if without_body else response.body, close=response.close
         )
+
+    def _for_pages(self, request: PlantedRequest) -> Fields:
+        """The fields by which pages may read an answer: none. Only a broken agent has some."""
+        if self.broken("identity.any_page_reads"):
+            return (("access-control-allow-origin", "*"),)
+        origin = request.value("origin")
+        if origin is not None and self.broken("identity.each_page_reads"):
+            return (("access-control-allow-origin", origin), ("vary", "origin"))
+        return ()
 
 
 def _as_a_number(version: str) -> str:

@@ -22,7 +22,7 @@ class PlantedConnection:
     """Reads requests for an agent, and writes its responses.
 
     closed: whether the connection is over. Then nothing more is read.
-    phase: what it waits for: "idle", "head" or "body".
+    phase: what it waits for: "idle", "head" or "body". A broken agent has further ones.
     """
 
     def __init__(self, agent: PlantedAgent, *, peer: str = "127.0.0.1") -> None:
@@ -32,6 +32,7 @@ class PlantedConnection:
         self.closed = False
         self.phase = "idle"
         self._credentials: Fields = ()
+        self._versions: Fields = ()
         self._buffer = bytearray()
         self._out = bytearray()
         self._serving = self._serve()
@@ -56,6 +57,7 @@ class PlantedConnection:
         """How long to wait for more, having waited this long in this phase."""
         options = self.agent.options
         limits = {"idle": options.idle_timeout, "head": options.head_timeout, "body": options.body_timeout}
+        limits |= {"rest": options.body_timeout, "chunks": 3600.0}
         if self.broken(f"http.slow_{self.phase}"):
             return 3600.0
         return limits[self.phase] - waited
@@ -88,6 +90,10 @@ class PlantedConnection:
             )
             if not request.values("authorization"):
                 request = replace(request, fields=(*request.fields, *self._credentials))
+        if self.broken("versions.of_the_connection"):
+            self._versions = self._versions or (("asap-version", request.value("asap-version") or "2.2"),)
+            others = tuple(field for field in request.fields if field[0] != "asap-version")
+            request = replace(request, fields=(*others, *self._versions))
         self.phase = "body"
         response = self.agent.before_body(request)
         if response is None:
@@ -105,6 +111,7 @@ class PlantedConnection:
         if expects and not self._buffer and not self.broken("http.expect"):
             self._out += b"HTTP/1.1 100 Continue\r\n\r\n"
         if request.length is None:
+            self.phase = "chunks" if self.broken("http.slow_chunks") else self.phase
             body = yield from self._chunks()
             if body is None:
                 return self.agent.body_too_large(request, unread=True)
@@ -139,6 +146,8 @@ class PlantedConnection:
     def _take(self, length: int) -> Generator[None, bytes, bytes]:
         while len(self._buffer) < length:
             self._buffer += yield
+            if self.broken("http.slow_drips"):  # another name begins another time
+                self.phase = "rest" if self.phase == "body" else "body"
         taken = bytes(self._buffer[:length])
         del self._buffer[:length]
         return taken

@@ -28,6 +28,8 @@ class Credentials:
             return True
         if self.broken("identity.rebound_page"):
             return origins[0].partition("://")[2] == request.value("host")
+        if self.broken("identity.host_of_page"):
+            return origins == [own]
         return origins == [own] and request.value("host") == host
 
     def caller(self, request: PlantedRequest) -> PlantedCaller | CallFault:

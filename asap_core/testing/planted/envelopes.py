@@ -1,6 +1,7 @@
 """Envelopes and the payload of a task request: each field held to its rule (docs/wire.md §1, §2)."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
@@ -168,6 +169,10 @@ def read_timestamp(value: Any, broken: Breaks) -> float | None:
     """Return a timestamp in seconds since 1970 (docs/wire.md §1.2). None if it isn't one."""
     if isinstance(value, bool):
         return 0.0 + value if broken("time.boolean") else None
+    if isinstance(value, str) and broken("time.any_digits"):
+        value = _with_ascii_digits(value)
+    if isinstance(value, str) and broken("time.numbers_as_python"):
+        value = _as_python_reads(value)
     if isinstance(value, str) and not _UNIX.fullmatch(value):
         return _from_iso(value, broken)
     if not isinstance(value, str | int | float) or broken("time.unix_refused"):
@@ -175,6 +180,17 @@ def read_timestamp(value: Any, broken: Breaks) -> float | None:
     number = float(value) if abs(float(value)) < 1e300 else 1e300
     seconds = number / 1000 if abs(number) > _MOST_SECONDS and not broken("time.milliseconds") else number
     return seconds if _year_exists(seconds) else None
+
+
+def _with_ascii_digits(text: str) -> str:
+    return "".join(str(unicodedata.digit(each)) if each.isdigit() else each for each in text)
+
+
+def _as_python_reads(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _year_exists(seconds: float) -> bool:

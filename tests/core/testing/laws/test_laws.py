@@ -10,8 +10,16 @@ from attrs import evolve
 from asap_core.admission.policy import Policy
 from asap_core.clock import ManualClock
 from asap_core.testing.laws.catalogue import GROUPS, LAWS, chosen
-from asap_core.testing.laws.checks import accepted, check, refused
-from asap_core.testing.laws.effects import AdvanceClock, Pause, SendBytes, SendRequest, SendTogether, Steps
+from asap_core.testing.laws.checks import accepted, check, refused, repeated
+from asap_core.testing.laws.effects import (
+    AdvanceClock,
+    ConverseTogether,
+    Pause,
+    SendBytes,
+    SendRequest,
+    SendTogether,
+    Steps,
+)
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.in_process import ALICE, BOB, CallableExecutor, local_executor
 from asap_core.testing.laws.lab import ABSENT, Caller, Lab, changed
@@ -19,7 +27,8 @@ from asap_core.testing.laws.law import Law, LawGroup, by_id
 from asap_core.testing.laws.runner import LawResult, Recorder, Report, run_law, run_laws
 from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
 from asap_core.testing.laws.text_report import text_report
-from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried
+from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried, RateLimited
+from asap_core.wire.json_types import Json
 
 
 def surveyed(executor: CallableExecutor, clock: ManualClock, **fields: Any) -> Lab:
@@ -78,6 +87,18 @@ def test_items_of_a_batch_that_the_rate_limit_refuses_are_sent_again(clock) -> N
     answer = Recorder(executor, clock.monotonic).run(lab.call([lab.rpc(each) for each in sent]))
     assert isinstance(answer, Answer)
     assert [each["result"]["envelope"]["correlation_id"] for each in answer.items] == [each["id"] for each in sent]
+
+
+def test_a_batch_that_the_rate_limit_refuses_for_ever_says_nothing_about_a_law(clock) -> None:
+    limited = Answer(200, body=b'[{"error": {"code": 429}}, {"result": {}}]')
+    lab = surveyed(local_executor(clock), clock)
+    recorder = Recorder(CallableExecutor(lambda _request: limited, clock), clock.monotonic)
+    batch: list[Json] = [lab.rpc(lab.envelope(), key=lab.fresh()) for _ in range(2)]
+    with pytest.raises(RateLimited, match="also after 10 attempts"):
+        recorder.run(lab.call(batch))
+    # A key in the head is about the whole batch: a part of it isn't the same request.
+    with pytest.raises(RateLimited, match="a part of a batch"):
+        recorder.run(lab.call(batch, headers=[("X-Idempotency-Key", "key")]))
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
@@ -237,8 +258,46 @@ class TestTheRunner:
             "HTTP 404, a body of 0 bytes",
         ]
 
+    def test_the_exchange_that_breaks_a_law_is_marked(self, judged) -> None:
+        answers = [Answer(200, body=b"%d" % number) for number in range(4)]
+
+        def last(lab):
+            """A title."""
+            for _ in answers[1:]:
+                yield from lab.get("/")
+            check((yield from lab.get("/")).body == b"", "a remark")
+
+        def second(lab):
+            """A title."""
+            yield from lab.get("/")
+            got = yield from lab.get("/")
+            yield from lab.get("/")
+            yield from lab.get("/")
+            check(got.body == b"", got)
+
+        for law, marks in ((last, [False, False, False, True]), (second, [False, True, False, False])):
+            assert [each.failing for each in judged(law, answers=answers).exchanges] == marks
+
+    def test_two_answers_that_should_be_equal_are_compared(self, judged) -> None:
+        text = '{"result": {"envelope": {"payload": {"task_id": "%s", "result": {"a": [1, null]}}}}}'
+        replies = [Answer(200, body=(text % name).encode()) for name in ("x", "x", "y")]
+        gone = Answer(200, body=b'{"result": {"envelope": {"payload": null}}}')
+
+        def law(lab):
+            """A title."""
+            first = yield from lab.get("/")
+            repeated((yield from lab.get("/")), first, "second")
+            repeated((yield from lab.get("/")), first, "third")
+
+        result = judged(law, answers=replies)
+        assert result.remark == 'third: it differs from exchange 1 in payload.task_id: "y", not "x"'
+        assert [each.failing for each in result.exchanges] == [False, False, True]
+        remark = judged(law, answers=[gone, replies[0]]).remark
+        assert remark.startswith('second: it differs from exchange 1 in payload: {"task_id": "x", "result"')
+        assert judged(law, answers=[replies[0]] * 3).verdict == Kept()
+
     def test_a_wrong_outcome_is_a_bug_of_the_executor(self) -> None:
-        for effect in (SendRequest(None), SendBytes(()), SendTogether(())):  # type: ignore[arg-type]
+        for effect in (SendRequest(None), SendBytes(()), SendTogether(()), ConverseTogether(())):  # type: ignore[arg-type]
             steps = iter(effect)
             next(steps)
             with pytest.raises(TypeError, match="is answered by"):

@@ -133,6 +133,27 @@ def test_several_runs_stand_side_by_side() -> None:
     assert "theirs, failed: it was refused late" in Elements(page).text
 
 
+def test_the_exchange_that_breaks_a_law_is_shown_and_marked() -> None:
+    request = HttpRequest("GET", "/")
+    exchanges = tuple(
+        RecordedExchange(b"", b"", f"answer {number}", request, failing=number == 30) for number in range(1, 101)
+    )
+    result = Result(LAWS[0], Breach("a remark"), exchanges)
+    made = Report("http://127.0.0.1:1", "urn:asap:agent:x", "strict", (result,))
+    lines = [*failure_lines(result, made.url)]
+    assert [line for line in lines if "exchange" in line] == [
+        "  exchange 1: answer 1",
+        "  … 28 exchanges aren't shown",
+        "  exchange 30: answer 30  ← this one",
+        "  … 65 exchanges aren't shown",
+        *(f"  exchange {number}: answer {number}" for number in range(96, 101)),
+    ]
+    page = html_report([NamedRun("a", records(made))])
+    assert page.count("← this one") == 1
+    assert "<h4>Exchange 30: answer 30  ← this one</h4>" in page
+    assert "exchange 30: answer 30  ← this one" in junit_report(records(made))
+
+
 def test_a_line_for_a_long_body_takes_little_memory() -> None:
     # A limit, since the most that a process has used counts from the one that started it.
     code = (
