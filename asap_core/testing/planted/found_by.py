@@ -62,6 +62,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "identity.any_token",
         "identity.sender_unbound",
         "replay.accepted",
+        "time.ahead",
         "time.old",
         "versions.echoed",
         "versions.unknown",
@@ -118,6 +119,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "replies.payload_wrapped",
         "replies.result",
         "replies.result_of_another",
+        "replies.trace_lost",
     ),
     "laws of other groups make a call that is refused": (
         "time.narrow_window",
