@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from asap_adapters.net.http_options import HttpOptions as HttpOptions
     from asap_adapters.net.resolving import Resolver as Resolver
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
-    from asap_adapters.server.binding import bind_agent as bind_agent
     from asap_adapters.server.handlers import Context as Context, Handlers as Handlers, TaskFailed as TaskFailed
     from asap_adapters.server.listener import Bound as Bound, listen as listen, serve as serve
     from asap_adapters.server.running import run as run
+    from asap_adapters.server.startup import bind_agent as bind_agent
     from asap_adapters.server.storage import Redis as Redis, StateFile as StateFile
     from asap_adapters.server.tls import TLS as TLS
     from asap_core.auth.principal import (
@@ -64,7 +64,7 @@ _HOMES: Final = {
     "asap_adapters.net.http_options": "HttpOptions",
     "asap_adapters.net.resolving": "Resolver",
     "asap_adapters.server.asgi": "AsgiApp",
-    "asap_adapters.server.binding": "bind_agent",
+    "asap_adapters.server.startup": "bind_agent",
     "asap_adapters.server.handlers": "Context Handlers TaskFailed",
     "asap_adapters.server.listener": "Bound listen serve",
     "asap_adapters.server.running": "run",

@@ -16,9 +16,9 @@ from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.memory_network import MemoryNetwork
 from asap_adapters.net.http_options import HttpOptions
-from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
+from asap_adapters.server.startup import bind_agent
 from asap_adapters.server.user_code import mark_own_task
 from asap_core.arguments import expect_kind, replaced
 from asap_core.http.messages import Request, Response

@@ -16,13 +16,13 @@ import anyio
 from attrs import define, field
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
-from asap_adapters.server.binding import bind_agent, log_decision
+from asap_adapters.server.connection_limits import NEVER, Sweeper, sweeping_beside
 from asap_adapters.server.driver import WRITE_SIZE, Driver, PeerGone, Rest
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
-from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
+from asap_adapters.server.logs import log_decision
+from asap_adapters.server.startup import NO_ADDRESS, bind_agent, warn_if_elsewhere
 from asap_adapters.server.storage import Redis, Storage, expect_storage, opened, shared_limits
-from asap_adapters.server.sweeper import NEVER, Sweeper, sweeping_beside
 from asap_adapters.system import cancel_scopes, loop_time
 from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import is_address

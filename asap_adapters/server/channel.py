@@ -18,10 +18,9 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from attrs import define
 
-from asap_adapters.server.connection_slots import ConnectionSlot
+from asap_adapters.server.connection_limits import NEVER, ConnectionSlot, Sweeper
 from asap_adapters.server.driver import WRITE_SIZE, PeerGone
 from asap_adapters.server.sockets import ReadsNow
-from asap_adapters.server.sweeper import NEVER, Sweeper
 from asap_adapters.system import LoopClock
 from asap_core.admission.policy import Policy
 from asap_core.http.messages import Response

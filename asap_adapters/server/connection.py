@@ -10,11 +10,10 @@ import anyio
 from anyio.abc import ByteStream
 from attrs import define
 
-from asap_adapters.server.access_log import is_logged, log_unreadable, run_logged
 from asap_adapters.server.channel import Channel, UnreadableRequest
-from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
+from asap_adapters.server.connection_limits import ConnectionSlot, ConnectionSlots, Sweeper
 from asap_adapters.server.driver import Driver, PeerGone, Rest
-from asap_adapters.server.sweeper import Sweeper
+from asap_adapters.server.logs import is_logged, log_unreadable, run_logged
 from asap_core.http.head import BadHead, Head, HeadReader, PlainHead, read_plain_head
 from asap_core.http.messages import Request, Response
 from asap_core.server.exchange import Respond

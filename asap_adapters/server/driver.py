@@ -14,10 +14,10 @@ import anyio
 from attrs import frozen
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential, as_authenticator
-from asap_adapters.server.callables import expect_callable
 from asap_adapters.server.handlers import Handlers, Timer
 from asap_adapters.server.user_code import (
     ask_user_code,
+    expect_callable,
     mark_own_task,
     must_propagate,
     pending_cancellations,

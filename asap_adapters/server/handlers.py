@@ -10,9 +10,10 @@ from typing import Any, Final, Protocol, cast
 import anyio
 import anyio.to_thread
 
-from asap_adapters.server.callables import expect_handlers, is_async
 from asap_adapters.server.user_code import (
+    expect_handlers,
     forget_cancellations,
+    is_async,
     is_cancellation,
     must_propagate,
     partition,

@@ -18,21 +18,18 @@ from anyio.streams.stapled import MultiListener
 from attrs import define, field, frozen
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
-from asap_adapters.server.binding import bind_agent, log_decision
-from asap_adapters.server.callables import is_async
 from asap_adapters.server.connection import serve_connection
-from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
+from asap_adapters.server.connection_limits import ConnectionSlot, ConnectionSlots, Sweeper, sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
-from asap_adapters.server.loading import load_the_rest
+from asap_adapters.server.logs import log_decision
 from asap_adapters.server.running import stop_of_program, stop_on_sigterm
 from asap_adapters.server.sockets import PlainListener
-from asap_adapters.server.startup_warnings import NO_ADDRESS, warn_if_elsewhere
+from asap_adapters.server.startup import NO_ADDRESS, bind_agent, load_the_rest, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
-from asap_adapters.server.sweeper import Sweeper, sweeping
 from asap_adapters.server.tls import TLS, Certificates, ServerTLS, accept_tls, certificates_of
-from asap_adapters.server.user_code import mark_own_task, must_propagate, pending_cancellations, report
+from asap_adapters.server.user_code import is_async, mark_own_task, must_propagate, pending_cancellations, report
 from asap_core.admission.ratelimit import peer_key
 from asap_core.arguments import expect_kind, expect_whole, replaced
 from asap_core.http.proxies import is_trusted

@@ -1,7 +1,7 @@
-"""Tells exceptions of a user's code that must propagate from those that are failures of one request.
+"""Calls of a user's functions: whether they take the arguments, and which of their exceptions must propagate.
 
 Handlers, authenticators, stores, limiters, clocks and sources of ids are the user's code, and run in the middle of a
-request. These exceptions must propagate:
+request. These exceptions must propagate, and no others:
 
 * our own cancellation: by a scope or, in a task that isn't marked with `mark_own_task`, by `task.cancel()`;
 * Ctrl-C;
@@ -18,18 +18,21 @@ Anything else is a failure of the one request, SystemExit and a stray cancellati
         report(log, "…", error=error)
 """
 
+import inspect
 import logging
 import math
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from types import GetSetDescriptorType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from asap_core.arguments import expect_function, expect_mapping
 from asap_core.keyboard_interrupt import is_interrupt, leaves
 
 if TYPE_CHECKING:
@@ -174,3 +177,38 @@ async def tell_user_code(log: logging.Logger, what: str, tell: Callable[..., Awa
         if must_propagate(error, before):
             raise
         report(log, "%s broke; the answer is given all the same", what, error=error)
+
+
+def is_async(function: object) -> bool:
+    """Whether calling it returns a coroutine. Sees through partials and objects with an async `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    is_one = inspect.iscoroutinefunction
+    return is_one(function) or is_one(getattr(function, "__call__", None))  # noqa: B004 - what it is, not whether it can
+
+
+def expect_callable(name: str, function: object, form: str) -> None:
+    """Raise ValueError if it can't be called with the arguments of `form`, such as `(request, context)`."""
+    expect_function(name, function, form)
+    if not _takes(function, form.count(",") + 1):
+        raise ValueError(f"{name}: expected a function {form}, async or not; this one takes other arguments")
+
+
+def _takes(function: Any, arguments: int) -> bool:
+    try:
+        # Not what it wraps: the wrapper is what is called.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # some that are written in C have none
+        return True
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def expect_handlers(name: str, handlers: object, example: str) -> None:
+    """Raise ValueError if it isn't a mapping from texts to handlers."""
+    expect_mapping(name, handlers, str, example)
+    for key, handler in dict(handlers).items():  # type: ignore[call-overload] # it is a mapping
+        expect_callable(f"{name}[{key!r}]", handler, "(request, context)")

@@ -1,4 +1,4 @@
-"""Who calls: credentials, principals, the rule that binds the sender to one, and `TokenTable` for static bearer tokens.
+"""Who calls: credentials, principals, and `TokenTable` for static bearer tokens.
 
 Credentials are as received, principals as verified. A principal is `Authenticated` or `Anonymous`, never a string, so
 that a handler can't mistake a claimed sender for a verified one. `TokenTable` is the simplest authenticator.
@@ -14,7 +14,6 @@ from asap_core.arguments import expect_mapping
 from asap_core.auth.bearer import MAX_TOKEN, USE_NONCE, is_scope, is_token
 from asap_core.clock import WallTime
 from asap_core.http.messages import Headers, header_values
-from asap_core.refusals import SENDER_MISMATCH, Refusal
 from asap_core.request_values import frozen as request_value
 from asap_core.wire.rules import URN
 
@@ -218,10 +217,3 @@ class TokenTable:
 
 def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
-
-
-def sender_rule(principal: Principal, sender: str) -> Refusal | None:
-    """Refuse an envelope whose sender isn't the authenticated caller. An anonymous caller may name any sender."""
-    if isinstance(principal, Authenticated) and principal.urn != sender:
-        return Refusal(kind=SENDER_MISMATCH)
-    return None

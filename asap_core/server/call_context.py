@@ -11,7 +11,7 @@ from attrs import define, field
 
 from asap_core.admission.admission import Reservation
 from asap_core.admission.ratelimit import peer_key
-from asap_core.auth.principal import Authenticated, Principal, insufficient_scope, sender_rule
+from asap_core.auth.principal import Authenticated, Principal, insufficient_scope
 from asap_core.clock import Instant, WallTime
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.refusals import (
@@ -121,7 +121,7 @@ class CallContext:
 def first_refusal(context: CallContext) -> Refusal | None:
     """Run the checks in order and return the first refusal, or None. Sets `context.kind` and `context.request`."""
     return (
-        sender_rule(context.principal, context.envelope.sender)
+        _sender_is_the_caller(context)
         or _key_has_an_owner(context)
         or _version_is_known(context)
         or _recipient_is_this_agent(context)
@@ -145,6 +145,13 @@ def with_defaults_for_old_peers(agent: Serving, value: Mapping[str, object], wal
     if not agent.policy.require_timestamp and value.get("timestamp") is None:
         value = {**value, "timestamp": utc(wall)}
     return value
+
+
+def _sender_is_the_caller(context: CallContext) -> Refusal | None:
+    # An anonymous caller may name any sender.
+    if isinstance(context.principal, Authenticated) and context.principal.urn != context.envelope.sender:
+        return Refusal(kind=SENDER_MISMATCH)
+    return None
 
 
 def _key_has_an_owner(context: CallContext) -> Refusal | None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from asap_adapters import HttpOptions, RemoteError, TimedOut
-from asap_adapters.server.binding import bind_agent
+from asap_adapters.server.startup import bind_agent
 from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import Agent
 from asap_core.client.delivery import RetryPolicy

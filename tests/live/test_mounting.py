@@ -10,7 +10,7 @@ import pytest
 
 from asap_adapters import AgentClient, AsgiApp, BadState, HttpOptions, Redis, StateFile
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
-from asap_adapters.server.binding import bind_agent
+from asap_adapters.server.startup import bind_agent
 from asap_core import Agent, Policy
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]

@@ -17,7 +17,7 @@ from coredis.connection._request import Request
 
 from asap_adapters import Redis, serve
 from asap_adapters.server.asgi import AsgiApp
-from asap_adapters.server.binding import bind_agent
+from asap_adapters.server.startup import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent, BadStore
 from asap_core.admission.admission import AdmissionQuestion, Admitted, OutcomeUnknown, Running, Stored, StoreUnavailable

@@ -17,7 +17,7 @@ from attrs import evolve
 
 import asap_adapters
 from asap_adapters import AgentClient, DiscoveryOptions, HttpOptions, StateFile, listen, serve
-from asap_adapters.server.binding import bind_agent
+from asap_adapters.server.startup import bind_agent
 from asap_adapters.stores.redis import RedisStore
 from asap_core import Agent
 from asap_core.admission.admission import AdmissionQuestion, Admitted, StoreUnavailable

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from asap_adapters import RemoteError, Unreachable
-from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.connection import serve_connection
+from asap_adapters.server.connection_limits import sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.sweeper import sweeping
+from asap_adapters.server.startup import bind_agent
 from asap_adapters.system import LoopClock
 from asap_adapters.testing import InProcessTransport
 from asap_core.auth.principal import TokenTable

@@ -10,11 +10,11 @@ from typing import Any
 import anyio
 import pytest
 
-from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.connection import serve_connection
+from asap_adapters.server.connection_limits import sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.sweeper import sweeping
+from asap_adapters.server.startup import bind_agent
 from asap_core import Agent, Envelope, encode_envelope
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from asap_adapters import AgentClient, AsgiApp, HttpOptions, RemoteError, bind_agent
-from asap_adapters.server.binding import log_decision
+from asap_adapters.server.logs import log_decision
 from asap_adapters.testing import in_process
 from asap_core import parse_limits
 from asap_core.client.delivery import RetryPolicy

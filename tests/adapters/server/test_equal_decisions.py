@@ -28,9 +28,9 @@ from attrs import define, evolve, field
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from asap_adapters.server import asgi, connection, h11_wire
+from asap_adapters.server.connection_limits import sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.sweeper import sweeping
 from asap_core import TokenTable, parse_limits
 from asap_core.http.head import read_plain_head
 from tests import builders

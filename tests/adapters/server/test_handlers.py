@@ -10,8 +10,8 @@ import attrs
 import pytest
 
 from asap_adapters import Handlers, TaskFailed
-from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.handlers import Context, completed
+from asap_adapters.server.startup import bind_agent
 from asap_adapters.testing import InProcessTransport, in_process
 from asap_core import (
     Anonymous,

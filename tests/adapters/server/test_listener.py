@@ -11,12 +11,12 @@ import anyio
 import brotli
 import pytest
 
-from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.connection import serve_connection
+from asap_adapters.server.connection_limits import TICK, Sweeper, sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
 from asap_adapters.server.listener import _Server
-from asap_adapters.server.sweeper import TICK, Sweeper, sweeping
+from asap_adapters.server.startup import bind_agent
 from asap_core import Envelope, Policy, encode_envelope
 
 pytestmark = pytest.mark.anyio

@@ -6,11 +6,11 @@ import anyio
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_adapters.server.binding import bind_agent
 from asap_adapters.server.connection import serve_connection
+from asap_adapters.server.connection_limits import sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.sweeper import sweeping
+from asap_adapters.server.startup import bind_agent
 from asap_core.testing.planted.agent import PlantedAgent
 from asap_core.testing.planted.connection import PlantedConnection
 from asap_core.testing.planted.messages import PlantedOptions

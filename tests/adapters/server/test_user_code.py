@@ -539,7 +539,7 @@ class TestOverTheWire:
 
     async def test_a_bug_is_answered_500_over_http(self, broken, pipe) -> None:
         from asap_adapters.server.connection import serve_connection
-        from asap_adapters.server.sweeper import sweeping
+        from asap_adapters.server.connection_limits import sweeping
 
         ours, theirs = pipe()
         await ours.send(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from attrs import evolve
 
-from asap_adapters.server.binding import bind_agent
+from asap_adapters.server.startup import bind_agent
 from asap_adapters.stores.file import FileDisk, FileStore
 from asap_core import BadState, WallTime
 from asap_core.admission.admission import AdmissionQuestion, Admitted, OutcomeUnknown, Stored, StoreUnavailable

@@ -6,7 +6,6 @@ import pytest
 
 from asap_core.admission.admission import AdmissionQuestion
 from asap_core.auth.principal import (
-    Anonymous,
     Authenticated,
     BadCredential,
     Credential,
@@ -16,7 +15,6 @@ from asap_core.auth.principal import (
     challenge,
     insufficient_scope,
     read_credential,
-    sender_rule,
 )
 
 
@@ -68,11 +66,6 @@ class TestPrincipals:
         facts: Any = {"sender": "s", "authenticated": True, "peer": "", "issued": 0.0, "deadline": 1.0}
         secrets: Any = {"nonce": "hush-nonce", "idempotency_key": "hush-key", "digest": b"hush"}
         assert "hush" not in repr(AdmissionQuestion(**facts, **secrets))
-
-    def test_only_an_authenticated_caller_is_bound_to_its_name(self) -> None:
-        assert sender_rule(Anonymous("192.0.2.1"), "urn:asap:agent:a") is None
-        assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:a") is None
-        assert sender_rule(Authenticated("urn:asap:agent:a"), "urn:asap:agent:b") is not None
 
     def test_callers_of_one_agent_are_equal_with_any_scopes_and_keys(self) -> None:
         assert Authenticated("urn:asap:agent:a", frozenset({"read"}), "key") == Authenticated("urn:asap:agent:a")

@@ -1,7 +1,7 @@
-"""The access log: a line for each response, if the logger `asap.access` is enabled for INFO.
+"""A server's logs: a line for each decision of admission (`asap.admission`), and one for each response (`asap.access`).
 
-A line has the peer's address, the method, the path, the status, the size of the body and how long it took. It has no
-query, header or body, which may hold secrets.
+The access log is written if its logger is enabled for INFO. A line has the peer's address, the method, the path, the
+status, the size of the body and how long it took. It has no query, header or body, which may hold secrets.
 """
 
 import logging
@@ -14,9 +14,31 @@ from attrs import define
 from asap_adapters.server.driver import Driver, PeerGone, Rest, Wire
 from asap_adapters.server.handlers import Timer
 from asap_core.http.messages import Request, Response
+from asap_core.server.events import Decision, What
 from asap_core.server.exchange import Respond
 
-_log: Final = logging.getLogger("asap.access")
+_decisions: Final = logging.getLogger("asap.admission")
+# Logged at DEBUG; refusals at INFO.
+_LET_IN: Final = (What.ACCEPTED, What.REPEATED)
+
+
+def log_decision(decision: Decision) -> None:
+    """Write one line: what was decided, about whom, and why. An observer for `Agent.bind`."""
+    level = logging.DEBUG if decision.what in _LET_IN else logging.INFO
+    if not _decisions.isEnabledFor(level):
+        return
+    facts = {
+        "peer": decision.peer or "unknown",
+        "principal": decision.principal,
+        "type": decision.payload_type,
+        "code": None if decision.kind is None else decision.kind.code,
+        "age": None if decision.age is None else f"{decision.age:.3f}",
+    }
+    told = " ".join(f"{name}={value}" for name, value in facts.items() if value is not None)
+    _decisions.log(level, "%s %s", decision.what.value, told)
+
+
+_responses: Final = logging.getLogger("asap.access")
 # Bytes of a path. The server's own paths are shorter; a longer one is a mistake or a scan.
 _LONGEST_PATH: Final = 100
 # What stands for a fact that isn't known, as in the logs of other servers.
@@ -25,7 +47,7 @@ _UNKNOWN: Final = "-"
 
 def is_logged() -> bool:
     """Whether the access log is enabled."""
-    return _log.isEnabledFor(logging.INFO)
+    return _responses.isEnabledFor(logging.INFO)
 
 
 async def run_logged(driver: Driver, request: Request, wire: Wire, timer: Timer) -> Rest | None:
@@ -52,7 +74,7 @@ def log_unreadable(peer: str, response: Response) -> None:
 
 
 def _write(peer: str, what: str, status: str, size: int, *, seconds: float) -> None:
-    _log.info("%s %s %s %d %.1fms", peer or _UNKNOWN, what, status, size, seconds * 1000)
+    _responses.info("%s %s %s %d %.1fms", peer or _UNKNOWN, what, status, size, seconds * 1000)
 
 
 def _path_of(target: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 from asap_adapters import serve
-from asap_adapters.server.connection_slots import ConnectionSlot, ConnectionSlots
+from asap_adapters.server.connection_limits import ConnectionSlot, ConnectionSlots
 from asap_adapters.server.listener import Bound
 from asap_core import Envelope, encode_envelope
 
@@ -221,7 +221,7 @@ class TestTheQueue:
             assert anyio.current_time() == pytest.approx(10, abs=1)
 
     async def test_the_queue_is_bounded_and_the_rest_is_accepted_later(self, server, slow, monkeypatch) -> None:
-        monkeypatch.setattr("asap_adapters.server.connection_slots._QUEUE", 2)
+        monkeypatch.setattr("asap_adapters.server.connection_limits._QUEUE", 2)
         async with server(slow, max_connections=1) as connect:
             await connect(post(0))
             late = [await connect(post(number)) for number in range(1, 6)]
