@@ -1,19 +1,20 @@
 """An ASGI application that serves an agent under any ASGI server, without a framework.
 
-The server owns the connections, so it must limit heads and connections: those limits of `Policy` don't apply. After an
-early refusal the connection can't linger, so some clients see a reset instead of the answer. Deadlines of bodies and
-answers do apply.
+The server owns the connections, so it must limit them, and how long a head may take: those limits of `Policy` don't
+apply. What a head still shows once the server has read it is judged as our own server judges it. After an early
+refusal the connection can't linger, so some clients see a reset instead of the answer. Deadlines of bodies and answers
+do apply.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
 import anyio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.server.connection_limits import NEVER, Sweeper, sweeping_beside
@@ -28,7 +29,8 @@ from asap_core.admission.policy import Policy
 from asap_core.admission.ratelimit import is_address
 from asap_core.arguments import expect_observer, replaced
 from asap_core.errors import AsapError
-from asap_core.http.messages import Request, Response
+from asap_core.http.head import BadHead, parsed_request
+from asap_core.http.messages import Headers, Request, Response, findable
 from asap_core.server.agent import Agent
 from asap_core.server.events import Observer
 from asap_core.server.exchange import Respond, refuse_head
@@ -100,7 +102,7 @@ class AsgiApp:
                     self._asked = True
                     self._warn_if_url_differs(scope.get("server"))
                 try:
-                    await self._answer(_request(scope), wire)
+                    await self._answer(self._began(scope, wire), wire)
                 except PeerGone:
                     log.debug("the peer left before its answer, or didn't take it")
             case "lifespan":
@@ -118,11 +120,22 @@ class AsgiApp:
             host, port = str(server[0]), int(server[1])
             warn_if_elsewhere(self._driver.agent, log, host=host, port=port, mounted=True)
 
-    async def _answer(self, request: Request, wire: "_AsgiWire") -> None:
-        if not self._warned and not is_address(request.peer):
+    def _warn_if_peer_is_unknown(self, peer: str) -> None:
+        if not self._warned and not is_address(peer):
             self._warned = True
             log.warning("this ASGI server doesn't say where requests come from: %s", NO_ADDRESS)
-        rest: Rest | None = partial(self._driver.run, request, wire, wire)
+
+    def _began(self, scope: AsgiScope, wire: "_AsgiWire") -> Rest:
+        """Read the head. Returns how to go on."""
+        request = _request(scope, wire.policy)
+        if isinstance(request, BadHead):
+            refusal = refuse_head(request.status, f"Expected {request.expected}")
+            # RFC 9110 §9.3.2: no body, and the same headers.
+            return partial(wire.send_last, evolve(refusal, body=b"") if scope["method"] == "HEAD" else refusal)
+        self._warn_if_peer_is_unknown(request.peer)
+        return partial(self._driver.run, request, wire, wire)
+
+    async def _answer(self, rest: Rest | None, wire: "_AsgiWire") -> None:
         wire.begins()
         try:
             while rest is not None:
@@ -206,25 +219,35 @@ class AsgiApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _request(scope: AsgiScope) -> Request:
+def _request(scope: AsgiScope, policy: Policy) -> Request | BadHead:
     client, server, raw_path, root_path = map(scope.get, ("client", "server", "raw_path", "root_path"))
     # raw_path is optional in ASGI, and path is percent-decoded: "/asap%3Fx" must not become "/asap" and a query.
     target = raw_path.decode("latin-1") if raw_path else _encoded(scope["path"])
     # Mounted under a path, an application sees it in front of its own (ASGI: root_path).
     if root_path and target.startswith(f"{_encoded(root_path)}/"):
         target = target[len(_encoded(root_path)) :]
-    facts: dict[str, Any] = {
-        "method": scope["method"],
-        "target": target,
-        "peer": "" if client is None else str(client[0]),  # none over UNIX sockets
-        "local": "" if server is None else str(server[0]),
-    }
-    headers = tuple(scope["headers"])  # ASGI: an iterable, and it may be read twice below
+    if query := scope.get("query_string"):
+        target = f"{target}?{query.decode('latin-1')}"
+    return parsed_request(
+        scope["method"],
+        target,
+        _headers(scope["headers"]),
+        # A server that doesn't say its version is held to what all versions share.
+        version=scope.get("http_version", "2"),
+        peer="" if client is None else str(client[0]),  # none over UNIX sockets
+        local="" if server is None else str(server[0]),
+        max_size=policy.max_head,
+        max_fields=policy.max_headers,
+    )
+
+
+def _headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    headers = tuple(headers)  # ASGI: an iterable, and it may be read twice below
     try:
-        return Request(headers=headers, **facts)
+        return findable(headers)
     except ValueError:
         # The server doesn't keep to ASGI: it passes names with capitals, or bytearrays.
-        return Request(headers=[(bytes(name).lower(), bytes(value)) for name, value in headers], **facts)
+        return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
 
 
 def _encoded(path: str) -> str:
@@ -254,6 +277,7 @@ class _AsgiWire:
     """A `Wire` of ASGI messages, and the `Timer` of its exchange: one scope, whose deadline moves with what is awaited.
 
     until: until when the present wait may last.
+    policy: the agent's.
     """
 
     def __init__(self, scope: AsgiScope, receive: Receive, send: Send, policy: Policy, waits: _Waits) -> None:
@@ -261,7 +285,7 @@ class _AsgiWire:
         self._says_close = str(scope.get("http_version", "1.1")).startswith("1")
         self._receive = receive
         self._send = send
-        self._policy = policy
+        self.policy = policy
         self._waits = waits
         self.until = NEVER
         self._body_deadline: float | None = None
@@ -313,7 +337,7 @@ class _AsgiWire:
         if not self._reads:
             log.debug("the peer didn't take its answer in time")
             return
-        refusal = refuse_head(408, f"Expected the whole body within {self._policy.body_timeout:g} s")
+        refusal = refuse_head(408, f"Expected the whole body within {self.policy.body_timeout:g} s")
         with self.scope():
             await self.send_last(refusal)
 
@@ -324,7 +348,7 @@ class _AsgiWire:
             self._reads = False
             return None
         if self._body_deadline is None:
-            self._body_deadline = self._waits.time() + self._policy.body_timeout
+            self._body_deadline = self._waits.time() + self.policy.body_timeout
             self._reads = True
             self.wait_until(self._body_deadline)
         message = await self._receive()
@@ -359,7 +383,7 @@ class _AsgiWire:
 
     def _start(self, response: Response) -> AsgiMessage:
         """The answer begins, and has so many seconds."""
-        self.wait_until(self._waits.time() + self._policy.write_timeout)
+        self.wait_until(self._waits.time() + self.policy.write_timeout)
         self._reads = False
         headers = list(response.headers)
         if response.close and self._says_close:

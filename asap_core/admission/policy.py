@@ -228,12 +228,14 @@ class Policy:
     """Bytes of kept answers together, at least 1; 64 MiB by default. Past it the oldest answers are dropped, and their
     keys answer `answer gone`."""
 
-    # --- the connection (h11 driver only; ASGI servers have their own) -----------------------------------------------
+    # --- heads; ASGI servers have limits of their own besides --------------------------------------------------------
     max_head: int = field(default=16_384, validator=_whole)
     """Bytes of request line and headers together, at least 1. The default is node's limit; nginx and Apache allow 8 KiB
     per line, and a token takes 8 KiB at most."""
     max_headers: int = field(default=100, validator=_whole)
     """Header fields in one request, at least 1. The default is Apache's limit."""
+
+    # --- the connection (not under ASGI servers, which have their own limits) ----------------------------------------
     max_connections: int = field(default=1_000, validator=_whole)
     """Connections at once, at least 1; each takes some 60 KB (on asyncio 300 KB, if the peer sends ahead). When full,
     the connection that has been idle longest is closed for the new one. If all are busy, up to 64 new ones wait, and

@@ -2,12 +2,13 @@
 
 `HeadReader` checks bytes before h11 parses them. h11 accepts what request smuggling is made of: bare line feeds, folded
 lines, lists of lengths, a length beside a transfer coding. Heads that pass have none of these, however the bytes were
-split. `judge` checks a head that a driver passes to an Exchange, so that the decision is the same if another HTTP
-server read the bytes.
+split. `judge` checks a head that a driver passes to an Exchange, and `parsed_request` what else a head still shows if
+another HTTP server has read it, so that the decision is the same.
 """
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Final
 
 from attrs import field
@@ -17,6 +18,7 @@ from asap_core.http.messages import Headers, Request, collect
 from asap_core.request_values import frozen
 
 _END: Final = b"\r\n\r\n"
+_NO_REQUEST: Final = "an HTTP/1.1 request"
 _is_token: Final = re.compile(TOKEN.encode("latin-1")).fullmatch
 
 
@@ -33,7 +35,7 @@ class Head:
         method, target, _version = line.decode("latin-1").split(" ")
         fields = [field.partition(b":") for field in lines]
         if not all(colon and _is_token(name) for name, colon, _ in fields) or not _is_token(method.encode("latin-1")):
-            return BadHead(400, "an HTTP/1.1 request")
+            return BadHead(400, _NO_REQUEST)
         headers = tuple((name.lower(), value.strip(b" \t")) for name, _, value in fields)
         return Request(method=method, target=target, headers=headers, peer=peer, local=local)
 
@@ -50,6 +52,8 @@ class BadHead:
 # comes first, since the search skips by it; then, for CR and LF, whether the other one is beside it.
 _BARE: Final = re.compile(CONTROL.encode("latin-1") + rb"(?:(?<![\r\n])|(?<=\r)(?!\n|\Z)|(?<=\n)(?<!\r\n))")
 _VERSION: Final = re.compile(rb"HTTP/(\d+)\.(\d+)")
+_NO_CONTROLS: Final = "lines that end in CR LF, without control characters"
+_VERSIONS: Final = "HTTP/1.1 or HTTP/1.0"
 # Methods begin with a letter. Other bytes never begin a request (a TLS hello begins with 0x16).
 _FIRST: Final = re.compile(rb"[A-Za-z]")
 
@@ -90,20 +94,28 @@ class HeadReader:
     def _bad_bytes(self, stop: int) -> BadHead | None:
         # Of two faults the first in the bytes counts, so that the answer doesn't depend on how they are split.
         if self._buffer and _FIRST.match(self._buffer) is None and self._buffer != b"\r":
-            return BadHead(400, "an HTTP/1.1 request")
+            return BadHead(400, _NO_REQUEST)
         # RFC 9112 §2.2: a recipient MAY accept a bare LF as a line end, which isn't done here, but not a bare CR.
         if _BARE.search(self._buffer, max(0, self._seen - 1), min(stop, self._max_size)):
-            return BadHead(400, "lines that end in CR LF, without control characters")
+            return BadHead(400, _NO_CONTROLS)
         if stop > self._max_size:
-            # RFC 6585 §5. A request line that is too long gets the same status.
-            return BadHead(431, f"a request line and headers of at most {self._max_size} bytes")
+            return _too_long(self._max_size)
         return None
 
     def _judge(self, head: bytes) -> BadHead | None:
         request_line, *fields = head[: -len(_END)].split(b"\r\n")
         if len(fields) > self._max_fields:
-            return BadHead(431, f"at most {self._max_fields} header fields")
+            return _too_many(self._max_fields)
         return _judge_request_line(request_line) or _judge_fields(request_line, fields)
+
+
+def _too_long(size: int) -> BadHead:
+    # RFC 6585 §5. A request line that is too long gets the same status.
+    return BadHead(431, f"a request line and headers of at most {size} bytes")
+
+
+def _too_many(fields: int) -> BadHead:
+    return BadHead(431, f"at most {fields} header fields")
 
 
 def _judge_request_line(line: bytes) -> BadHead | None:
@@ -112,7 +124,7 @@ def _judge_request_line(line: bytes) -> BadHead | None:
     if len(words) != 3 or version is None:  # noqa: PLR2004 - method, target, version (RFC 9112 §3)
         return BadHead(400, "a request line of method, target and version, each after one space")
     if version.groups() not in ((b"1", b"1"), (b"1", b"0")):
-        return BadHead(505, "HTTP/1.1 or HTTP/1.0")
+        return BadHead(505, _VERSIONS)
     return None
 
 
@@ -251,7 +263,7 @@ class PlainHead:
 
 @frozen(kw_only=True)
 class PlainRequest(Request):
-    """A request with a plain head, and what its reader knows of it, so that an exchange needn't look again.
+    """A request and what the reader of its head knows of it, so that an exchange needn't look again.
 
     path: as `judge` returns it.
     fields: the headers as `collect` returns them.
@@ -262,7 +274,7 @@ class PlainRequest(Request):
     headers: Headers = ()
 
     def __attrs_post_init__(self) -> None:
-        """Check nothing, and convert no headers: `read_plain_head` made them all."""
+        """Check nothing, and convert no headers: the reader has checked them."""
 
 
 def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead | None:
@@ -295,3 +307,70 @@ def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead
     return PlainHead(
         method.decode("ascii"), target.decode("ascii"), tuple(headers), int(length), stays_open, match.end(), fields
     )
+
+
+# --- heads that another HTTP server has read -------------------------------------------------------------------------
+
+# Those of most requests, which needn't be matched.
+_USUAL_METHODS: Final = frozenset({"POST", "GET"})
+_is_method: Final = re.compile(f"(?=[A-Za-z]){TOKEN}").fullmatch
+_CONTROLS: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
+# What a head has beside its parts: two spaces, "HTTP/1.1" and two line ends; for each field a colon and a line end.
+_BESIDE_TARGET: Final = 14
+_BESIDE_FIELD: Final = 3
+# Some servers call HTTP/1.0 "1".
+_OLD: Final = frozenset({"1.0", "1"})
+# They need no Host and have no Transfer-Encoding (RFC 9113 §8.3.1 and §8.2.2, RFC 9114 §4.3.1 and §4.2).
+_NEWER: Final = frozenset({"2", "3"})
+
+
+def parsed_request(
+    method: str,
+    target: str,
+    headers: Headers,
+    *,
+    version: str,
+    peer: str,
+    local: str,
+    max_size: int,
+    max_fields: int,
+) -> Request | BadHead:
+    """Return the request that another HTTP server has read, or what is wrong with its head.
+
+    Judges what the head still shows as `HeadReader` judges bytes. Only that server can judge the rest: ends of lines,
+    folded fields, blanks, and a list of equal lengths that it has made one.
+
+    method, target, peer, local: as in `Request`.
+    headers: as returned by `findable`.
+    version: of HTTP: "1.0", "1.1", "2" or "3".
+    max_size: bytes of the head, without blanks around values.
+    """
+    fields = dict(headers)
+    if len(fields) < len(headers):
+        fields = collect(headers)
+    bad = _judge_parts(method, target, headers, max_size, max_fields) or _judge_version(version, fields)
+    if bad is not None:
+        return bad
+    path = judge(method, target, fields)
+    if isinstance(path, BadHead):
+        return Request(method=method, target=target, headers=headers, peer=peer, local=local)  # an Exchange refuses it
+    return PlainRequest(method=method, target=target, headers=headers, peer=peer, local=local, path=path, fields=fields)
+
+
+def _judge_parts(method: str, target: str, headers: Headers, max_size: int, max_fields: int) -> BadHead | None:
+    if method not in _USUAL_METHODS and not _is_method(method):
+        return BadHead(400, _NO_REQUEST)
+    parts = b"".join(chain.from_iterable(headers))
+    if len(parts.translate(None, _CONTROLS)) < len(parts):
+        return BadHead(400, _NO_CONTROLS)
+    if len(method) + len(target) + _BESIDE_TARGET + len(parts) + _BESIDE_FIELD * len(headers) > max_size:
+        return _too_long(max_size)
+    return _too_many(max_fields) if len(headers) > max_fields else None
+
+
+def _judge_version(version: str, fields: Mapping[bytes, bytes]) -> BadHead | None:
+    if version == "1.1":
+        return None if b"host" in fields else BadHead(400, _ONE_HOST)
+    if version in _OLD:
+        return BadHead(400, _ONE_FRAMING) if b"transfer-encoding" in fields else None
+    return None if version in _NEWER else BadHead(505, _VERSIONS)

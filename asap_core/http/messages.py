@@ -20,8 +20,11 @@ from asap_core.wire.json import write_json
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-def _findable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Check that names are bytes in lower case, in which form they are looked up. 0.7 µs for ten headers."""
+def findable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return headers whose names are bytes in lower case, in which form they are looked up. 0.7 µs for ten headers.
+
+    Raises: ValueError if one isn't, or has no value of bytes.
+    """
     try:
         pairs = tuple(headers)
         for name, value in pairs:
@@ -49,7 +52,7 @@ class Request:
 
     method: str
     target: str
-    headers: Headers = field(default=(), converter=_findable)
+    headers: Headers = field(default=(), converter=findable)
     peer: str = ""
     local: str = ""
 

@@ -169,7 +169,8 @@ async def test_a_peer_that_left_before_the_answer_is_forgotten(app) -> None:
 
 @pytest.mark.parametrize(("version", "says"), [("1.1", True), ("2", False)])
 async def test_an_http_2_response_has_no_connection_header(app, version, says) -> None:
-    scope = {**HTTP, "path": "/nowhere", "http_version": version, "headers": [(b"content-length", b"9")]}
+    headers = [(b"host", b"a"), (b"content-length", b"9")]
+    scope = {**HTTP, "path": "/nowhere", "http_version": version, "headers": headers}
     sent = await play(app, scope, {"type": "http.request"})
     assert ((b"connection", b"close") in sent[0]["headers"]) is says
 
@@ -202,11 +203,32 @@ async def test_a_body_in_pieces_is_one_body(app) -> None:
         ({"path": "/health", "headers": [(b"host", b"a"), (b"host", b"b")]}, 400),
         ({"path": "/health", "headers": [(b"transfer-encoding", b"chunked")]}, 200),
         ({"path": "/health", "headers": [(b"transfer-encoding", b"gzip, chunked")]}, 501),
+        ({"path": "/health", "query_string": b"a=b"}, 200),
+        ({"path": "/health", "query_string": b"a#b"}, 400),
+        ({"path": "/health", "headers": [(b"x", b"a\x01")]}, 400),
+        ({"path": "/health", "headers": [(b"x%d" % number, b"") for number in range(101)]}, 431),
+        ({"path": "/health", "headers": [(b"x", b"a" * 16_384)]}, 431),
+        ({"path": "/health", "http_version": "2"}, 200),
+        ({"path": "/health", "http_version": "1.0"}, 200),
+        ({"path": "/health", "http_version": "1.0", "headers": [(b"transfer-encoding", b"chunked")]}, 400),
+        ({"path": "/health", "http_version": "1.1"}, 400),  # without Host
+        ({"path": "/health", "http_version": "2.0"}, 505),
     ],
 )
 async def test_a_head_has_one_reading_under_any_server(app, scope, status) -> None:
     sent = await play(app, {**HTTP, "method": "GET", **scope}, {"type": "http.request"})
     assert sent[0]["status"] == status
+
+
+async def test_a_head_that_is_refused_ends_the_connection_and_head_gets_no_body(app) -> None:
+    get, head = [
+        await play(app, {**HTTP, "method": method, "http_version": "1.1"}, {"type": "http.request"})
+        for method in ("GET", "HEAD")
+    ]
+    assert get[0] == head[0]
+    assert (b"connection", b"close") in get[0]["headers"]
+    assert (b"content-length", b"%d" % len(get[1]["body"])) in get[0]["headers"]
+    assert head[1]["body"] == b""
 
 
 @pytest.mark.parametrize("client", [None, ("", 0), ("unix", 0)])

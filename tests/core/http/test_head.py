@@ -1,10 +1,14 @@
 """The head of a request: any bytes get one decision, however they are split, and no head has two readings."""
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given, strategies as st
 
-from asap_core.http.head import BadHead, Head, HeadReader, judge, path_of
-from asap_core.http.messages import Request
+from asap_core.http.head import BadHead, Head, HeadReader, PlainRequest, judge, parsed_request, path_of
+from asap_core.http.messages import Request, collect
+from asap_core.testing import heads, nearly_valid_heads
+from asap_core.testing.head_rules import HEAD_RULES
 
 
 class TestHeads:
@@ -260,3 +264,97 @@ class TestParsedRequests:
         assert judge("POST", "*", {}) == BadHead(
             400, "a request target that is a path, such as /asap, or an http URL with one"
         )
+
+
+# Rules about what another server has read away, or must judge before it knows method, target and fields.
+READ_AWAY = {
+    "a request line has three words", "one space divides the words", "the version has two numbers",
+    "a line ends in CR LF, not in LF", "a line ends in CR LF, not in CR", "a field stays on one line",
+    "a field has a colon", "a field's name is a token", "no blank precedes the colon",
+}  # fmt: skip
+
+
+class TestHeadsThatAnotherServerHasRead:
+    """What another server has read is judged like its bytes."""
+
+    def parsed(self, data, **changes):
+        """What comes of a head that a server has read, which checks nothing."""
+        line, *lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+        method, target, version = line.decode("latin-1").split(" ")
+        fields = [each.partition(b":") for each in lines]
+        headers = tuple((name.lower(), value.strip(b" \t")) for name, _, value in fields)
+        options = {"version": version.removeprefix("HTTP/"), "max_size": 2_000, "max_fields": 20, **changes}
+        return parsed_request(method, target, headers, peer="192.0.2.1", local="192.0.2.2", **options)
+
+    def status(self, outcome):
+        if type(outcome) is Request:  # an Exchange judges it
+            outcome = judge(outcome.method, outcome.target, collect(outcome.headers))
+        return outcome.status if isinstance(outcome, BadHead) else None
+
+    @given(nearly_valid_heads(*(HEAD_RULES.keys() - READ_AWAY)))
+    def test_a_head_that_breaks_a_rule_gets_the_same_status(self, drawn) -> None:
+        if len(drawn.data.split(b"\r\n")[0].split(b" ")) == 3:
+            assert self.status(self.parsed(drawn.data)) == drawn.status
+
+    @given(heads())
+    def test_a_valid_head_makes_the_same_request(self, data) -> None:
+        head, found = HeadReader(max_size=2_000, max_fields=20).feed(data), self.parsed(data)
+        assert isinstance(head, Head)
+        request = head.request(peer="192.0.2.1", local="192.0.2.2")
+        assert isinstance(request, Request)
+        assert isinstance(found, PlainRequest)
+        fields = collect(request.headers)
+        assert (found.path, found.fields) == (judge(request.method, request.target, fields), fields)
+        bare = Request(
+            method=found.method, target=found.target, headers=found.headers, peer=found.peer, local=found.local
+        )
+        assert bare == request
+
+    @pytest.mark.parametrize(
+        ("version", "fields", "expected"),
+        [
+            ("1.1", b"host: a", None),
+            ("1.1", b"x: a", BadHead(400, "one Host: a name or an address, with or without a port")),
+            ("1.0", b"x: a", None),
+            ("1", b"x: a", None),
+            ("2", b"x: a", None),
+            ("3", b"x: a", None),
+            ("2.0", b"host: a", BadHead(505, "HTTP/1.1 or HTTP/1.0")),
+            ("1.2", b"host: a", BadHead(505, "HTTP/1.1 or HTTP/1.0")),
+            ("1.1", b"host: a\r\ntransfer-encoding: chunked", None),
+            (
+                "1",
+                b"host: a\r\ntransfer-encoding: chunked",
+                BadHead(400, "either Content-Length or, in HTTP/1.1, Transfer-Encoding"),
+            ),
+            ("1.1", b"host: a\r\nx: a\tb\xff", None),
+            *[
+                ("2", b"x: a%bb" % byte, BadHead(400, "lines that end in CR LF, without control characters"))
+                for byte in (b"\0", b"\x08", b"\n", b"\x1f", b"\x7f")
+            ],
+        ],
+    )
+    def test_a_version_has_its_rules(self, version, fields, expected) -> None:
+        found = self.parsed(b"POST /asap x\r\n%b\r\n\r\n" % fields, version=version)
+        assert found == expected if expected is not None else isinstance(found, PlainRequest)
+
+    def test_the_size_of_a_head_has_an_exact_limit(self) -> None:
+        head = b"POST /asap HTTP/1.1\r\nhost:a\r\nx:bcd\r\n\r\n"
+        assert isinstance(self.parsed(head, max_size=len(head)), PlainRequest)
+        expected = BadHead(431, f"a request line and headers of at most {len(head) - 1} bytes")
+        assert self.parsed(head, max_size=len(head) - 1) == expected
+
+    def test_the_number_of_fields_has_a_limit(self) -> None:
+        head = b"POST /asap HTTP/1.1\r\nhost:a\r\nx:b\r\nx:b\r\n\r\n"
+        assert isinstance(self.parsed(head, max_fields=3), PlainRequest)
+        assert self.parsed(head, max_fields=2) == BadHead(431, "at most 2 header fields")
+
+    @pytest.mark.parametrize("method", ["", "!GET", "G@T", "G T"])
+    def test_a_method_is_a_token_that_begins_with_a_letter(self, method) -> None:
+        options: dict[str, Any] = {"version": "2", "peer": "", "local": "", "max_size": 99, "max_fields": 1}
+        assert parsed_request(method, "/", (), **options) == BadHead(400, "an HTTP/1.1 request")
+        assert isinstance(parsed_request("PUT", "/", (), **options), PlainRequest)
+
+    def test_the_path_may_precede_a_query(self) -> None:
+        found = self.parsed(b"GET /a?b HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (found.path, found.target) == ("/a", "/a?b")
