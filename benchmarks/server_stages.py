@@ -12,12 +12,12 @@ import anyio
 import h11
 
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
+from asap_adapters.server.acceptor import stream_maker
 from asap_adapters.server.channel import head_of
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.connection_limits import sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.sockets import stream_maker
 from asap_adapters.server.startup import bind_agent
 from asap_core import Agent, Policy, StartPolicy
 from asap_core.http.head import HeadReader, read_plain_head

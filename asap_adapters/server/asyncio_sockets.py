@@ -1,4 +1,4 @@
-"""Plain sockets as streams of anyio on asyncio, by a protocol of the server's own (`asap_adapters.server.sockets`)."""
+"""Plain sockets as streams of anyio on asyncio, by a protocol of the server's own."""
 
 import asyncio
 import socket

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -20,7 +20,6 @@ from attrs import define
 
 from asap_adapters.server.connection_limits import NEVER, ConnectionSlot, Sweeper
 from asap_adapters.server.driver import WRITE_SIZE, PeerGone
-from asap_adapters.server.sockets import ReadsNow
 from asap_adapters.system import LoopClock
 from asap_core.admission.policy import Policy
 from asap_core.http.messages import Response
@@ -65,6 +64,15 @@ class Phase(Enum):
     """A handler."""
     WRITE = auto()
     """The peer, to take what is sent."""
+
+
+@runtime_checkable
+class ReadsNow(Protocol):
+    """A stream that can be read without waiting, while no task is in its `receive`."""
+
+    def receive_nowait(self, max_bytes: int) -> bytes:
+        """Return the bytes that have arrived: none if nothing is there, or the stream is over."""
+        ...
 
 
 @define(eq=False)

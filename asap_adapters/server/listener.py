@@ -1,36 +1,31 @@
-"""The HTTP server, over anyio streams on trio and asyncio: it binds, accepts, limits and ends connections.
+"""The HTTP server, over anyio streams on trio and asyncio: `serve`, and the ports that it binds.
 
-What happens on a connection is in `asap_adapters.server.connection`, what happens with a request in
-`asap_adapters.server.driver`.
+What is accepted there is in `asap_adapters.server.acceptor`, what happens on a connection in
+`asap_adapters.server.connection`, what happens with a request in `asap_adapters.server.driver`.
 """
 
-import errno
 import logging
 import socket
-import ssl
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import anyio
 import anyio.abc
 from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskStatus
 from anyio.streams.stapled import MultiListener
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
-from asap_adapters.server.connection import serve_connection
-from asap_adapters.server.connection_limits import ConnectionSlot, ConnectionSlots, Sweeper, sweeping
+from asap_adapters.server.acceptor import INTERNET, Acceptor, PlainListener, have_no_address
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.heap import give_back_large_blocks
 from asap_adapters.server.logs import log_decision
-from asap_adapters.server.running import stop_of_program, stop_on_sigterm
-from asap_adapters.server.sockets import PlainListener
-from asap_adapters.server.startup import NO_ADDRESS, bind_agent, load_the_rest, warn_if_elsewhere
+from asap_adapters.server.running import stop_of_program
+from asap_adapters.server.startup import NO_ADDRESS, bind_agent, warn_if_elsewhere
 from asap_adapters.server.storage import Storage, expect_storage, opened, shared_limits
-from asap_adapters.server.tls import TLS, Certificates, ServerTLS, accept_tls, certificates_of
-from asap_adapters.server.user_code import is_async, mark_own_task, must_propagate, pending_cancellations, report
-from asap_core.admission.ratelimit import peer_key
+from asap_adapters.server.tls import TLS, Certificates, certificates_of
+from asap_adapters.server.user_code import is_async
 from asap_core.arguments import expect_kind, expect_whole, replaced
 from asap_core.http.proxies import is_trusted
 from asap_core.server.agent import Agent
@@ -38,26 +33,6 @@ from asap_core.server.events import Observer
 from asap_core.server.metrics import Counters
 
 log: Final = logging.getLogger("asap.serve")
-
-# TLS handshakes are two round trips; nginx allows 60 s, which is a connection slot for a minute.
-_HANDSHAKE_SECONDS: Final = 10.0
-# A close_notify has 30 bytes, which the kernel takes at once unless the peer reads nothing.
-_GOODBYE_SECONDS: Final = 0.5
-# What accept() says when the process has too many open files: a pause lets some close.
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_EXHAUSTED_PAUSE: Final = 0.1
-# Errors of the listener itself. All others are about one connection (accept(2)), and the next may work.
-_BROKEN: Final = frozenset({errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
-_INTERNET: Final = frozenset({socket.AF_INET, socket.AF_INET6})
-# How a connection ends if its peer gives it up. That's no error of this server.
-_ENDED: Final = (
-    anyio.BrokenResourceError,
-    anyio.ClosedResourceError,
-    anyio.EndOfStream,
-    ssl.SSLError,
-    TimeoutError,
-    ConnectionError,
-)
 
 
 @frozen
@@ -100,7 +75,7 @@ async def listen_on(sockets: Sequence[socket.socket], host: str, *, tls: bool = 
     """
     listener = MultiListener([PlainListener(await SocketListener.from_socket(each)) for each in sockets])
     name = sockets[0].getsockname()
-    if sockets[0].family not in _INTERNET:
+    if sockets[0].family not in INTERNET:
         return Bound(listener, f"unix:{name}", "", 0)
     port = int(name[1])
     return Bound(listener, url_of(host, port, tls=tls), host, port)
@@ -186,12 +161,11 @@ async def _serve(
     if bound.port:  # UNIX sockets have none
         scheme = "http" if tls is None else "https"
         warn_if_elsewhere(agent, log, host=bound.host, port=bound.port, scheme=scheme)
-    no_address = any(_family(one) not in {*_INTERNET, None} for one in _listeners(bound.listener))
-    if no_address and not is_trusted("", agent.policy.trusted_proxies):
+    if have_no_address(bound.listener) and not is_trusted("", agent.policy.trusted_proxies):
         log.warning("connections to %s have no address: %s", bound.url, NO_ADDRESS)
     async with bound.listener:
-        server = _Server(driver, bound.listener, tls, stop, local=bound.host)
-        await server.run(lambda: task_status.started(bound.url))
+        acceptor = Acceptor(driver, bound.listener, tls, stop, local=bound.host)
+        await acceptor.run(lambda: task_status.started(bound.url))
 
 
 def _expect_place(at: object) -> None:
@@ -208,161 +182,3 @@ def _expect_place(at: object) -> None:
 def _expect_address(host: object, port: object) -> None:
     expect_kind("host", host, str, '"127.0.0.1"')
     expect_whole("port", port, least=0, most=65_535)
-
-
-def _listeners(listener: object) -> list[Any]:
-    return list(getattr(listener, "listeners", [listener]))
-
-
-def _family(sockets: anyio.TypedAttributeProvider) -> socket.AddressFamily | None:
-    """Return the address family of a listener or stream. Returns None if it isn't a socket."""
-    try:
-        family: socket.AddressFamily = sockets.extra(SocketAttribute.family)  # noqa: S610 - anyio's, not Django's
-    except (AttributeError, LookupError):
-        return None
-    return family
-
-
-def _peer_of(stream: anyio.TypedAttributeProvider) -> str | None:
-    """Return the address of a connection's peer: empty if its family has none, None if the peer has left already.
-
-    If a peer resets before its connection is accepted, its address is lost. Served without one, it would share limits
-    and idempotency keys with all callers whose address isn't known.
-    """
-    try:
-        address = stream.extra(SocketAttribute.remote_address)  # noqa: S610 - anyio's, not Django's
-    except (OSError, LookupError):
-        address = None  # as asyncio gives it
-    if isinstance(address, tuple):
-        return str(address[0])
-    return None if _family(stream) in _INTERNET else ""
-
-
-@define(eq=False)
-class _Server:
-    """Accepts connections, and serves each until it ends.
-
-    local: the address that the listener is bound to.
-    peers: how many connections each address has, by `peer_key`.
-    """
-
-    driver: Driver
-    listener: anyio.abc.Listener[ByteStream]
-    tls: Certificates | None
-    stop: anyio.Event
-    local: str = ""
-    peers: dict[str, int] = field(factory=dict)
-    slots: ConnectionSlots = field(init=False)
-    sweeper: Sweeper = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.slots = ConnectionSlots(self.driver.agent.policy.max_connections)
-
-    async def run(self, started: Callable[[], None]) -> None:
-        policy = self.driver.agent.policy
-        # The sweeper runs until the last connection is over.
-        async with sweeping() as self.sweeper, anyio.create_task_group() as connections:
-            async with anyio.create_task_group() as accepting:
-                for listener in _listeners(self.listener):
-                    accepting.start_soon(self._accept, listener, connections)
-                accepting.start_soon(stop_on_sigterm, self.stop, decided := anyio.Event())
-                await decided.wait()  # a program that sees it started may end it at once
-                started()
-                accepting.start_soon(load_the_rest)
-                await self.stop.wait()
-                accepting.cancel_scope.cancel()
-            # Otherwise the kernel goes on accepting connections, and their peers wait in vain.
-            await self.listener.aclose()
-            self.driver.agent.drain()
-            now = anyio.current_time()
-            self.slots.end_waiting()
-            self.sweeper.end_reading(now + policy.drain_incomplete)
-            connections.cancel_scope.deadline = now + policy.drain
-
-    async def _accept(self, listener: Any, connections: anyio.abc.TaskGroup) -> None:
-        mark_own_task()  # the tasks that it starts inherit the mark
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno in _BROKEN:
-                    raise
-                if error.errno not in _EXHAUSTED:
-                    log.debug("a connection failed before it was accepted: %s", error.strerror)
-                    continue
-                log.error("no more connections for now: %s", error.strerror)  # noqa: TRY400 - no traceback needed
-                await anyio.sleep(_EXHAUSTED_PAUSE)
-                continue
-            peer, leaving = _peer_of(stream), None
-            # An address at its limit loses its longest idle connection; if none is idle, the new one is closed.
-            if peer is None or not (self._counted(peer) or (leaving := self.slots.dismiss(peer_key(peer)))):
-                connections.start_soon(anyio.aclose_forcefully, stream)
-                continue
-            # Accepted first: only a peer that is really there, and may connect, takes the slot of another.
-            connections.start_soon(self._connection, stream, peer, self.slots.enter(peer_key(peer)), leaving)
-            await self.slots.queue_has_room()
-
-    def _counted(self, peer: str) -> bool:
-        """Count a new connection of this address. Returns False, without counting, if the address is at its limit."""
-        policy, key = self.driver.agent.policy, peer_key(peer)
-        count = self.peers.get(key, 0)
-        if count >= policy.connections_per_peer and not is_trusted(peer, policy.trusted_proxies):
-            log.debug("%s has %d connections already", peer, count)
-            return False
-        self.peers[key] = count + 1
-        return True
-
-    def _disconnected(self, peer: str) -> None:
-        key = peer_key(peer)
-        left = self.peers.pop(key) - 1
-        if left:
-            self.peers[key] = left
-
-    async def _connection(
-        self, stream: ByteStream, peer: str, slot: ConnectionSlot, leaving: anyio.Event | None
-    ) -> None:
-        counted = leaving is None
-        try:
-            await slot.taken()
-            while not counted and leaving is not None:
-                await leaving.wait()
-                # The dismissed connection stays open if a request arrived on it at that moment.
-                counted = self._counted(peer)
-                leaving = None if counted else self.slots.dismiss(slot.address)
-            if counted:
-                await self._serve(stream, peer, slot)
-        except _ENDED:
-            log.debug("a connection ended early", exc_info=True)
-        except BaseException as error:
-            # Only a bug in this library gets here. It ends one connection, not the server.
-            if must_propagate(error, pending_cancellations()):
-                raise
-            report(log, "a connection broke", error=error)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.aclose_forcefully(stream)
-            if counted:
-                self._disconnected(peer)
-            slot.give_back()
-
-    async def _serve(self, stream: ByteStream, peer: str, slot: ConnectionSlot) -> None:
-        if self.tls is None:
-            await self._serve_http(stream, peer, slot)
-            return
-        if self.stop.is_set():
-            return
-        with slot.waiting(), anyio.fail_after(_HANDSHAKE_SECONDS):
-            stream = await accept_tls(stream, self.tls())
-        if not isinstance(stream, ServerTLS):  # dismissed during the handshake
-            return
-        try:
-            if not slot.leaving:
-                await self._serve_http(stream, peer, slot)
-        finally:
-            with anyio.move_on_after(_GOODBYE_SECONDS, shield=True):
-                await stream.send_eof()
-
-    async def _serve_http(self, stream: ByteStream, peer: str, slot: ConnectionSlot) -> None:
-        await serve_connection(
-            stream, self.driver, peer=peer, sweeper=self.sweeper, local=self.local, slot=slot, stop=self.stop
-        )

@@ -11,7 +11,7 @@ from anyio.abc import AnyByteStream, ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import frozen
 
-from asap_adapters.server.sockets import ReadsNow
+from asap_adapters.server.channel import ReadsNow
 from asap_core.arguments import expect_kind
 
 # What anyio reads at once.

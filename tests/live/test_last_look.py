@@ -12,11 +12,11 @@ import anyio
 import pytest
 from anyio.streams.tls import TLSStream
 
+from asap_adapters.server.acceptor import stream_maker
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.connection_limits import ConnectionSlots, Sweeper
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.sockets import stream_maker
 from asap_adapters.server.startup import bind_agent
 from asap_adapters.server.tls import TLS, accept_tls
 from tests import builders

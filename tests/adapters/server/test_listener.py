@@ -11,11 +11,11 @@ import anyio
 import brotli
 import pytest
 
+from asap_adapters.server.acceptor import Acceptor
 from asap_adapters.server.connection import serve_connection
 from asap_adapters.server.connection_limits import TICK, Sweeper, sweeping
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handlers
-from asap_adapters.server.listener import _Server
 from asap_adapters.server.startup import bind_agent
 from asap_core import Envelope, Policy, encode_envelope
 
@@ -548,7 +548,7 @@ class FailingListener:
 )  # fmt: skip
 async def test_a_connection_that_fails_early_ends_no_other(agent, echo_handlers, number, goes_on) -> None:
     listener, stop = FailingListener(number), anyio.Event()
-    server = _Server(Driver(bind_agent(agent()), Handlers(echo_handlers)), listener, None, stop)  # type: ignore[arg-type]
+    server = Acceptor(Driver(bind_agent(agent()), Handlers(echo_handlers)), listener, None, stop)  # type: ignore[arg-type]
 
     async def run() -> None:
         await server.run(lambda: None)

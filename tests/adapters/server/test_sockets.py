@@ -15,8 +15,8 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
+from asap_adapters.server.acceptor import stream_maker
 from asap_adapters.server.listener import listen, listen_on, serve
-from asap_adapters.server.sockets import stream_maker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 # More than the kernel holds for a connection whose buffers are `SMALL`.
