@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from asap_adapters.blocking.connecting import BlockingResolver as BlockingResolver
     from asap_adapters.blocking.http_options import BlockingHttpOptions as BlockingHttpOptions
     from asap_adapters.client.agent_client import AgentClient as AgentClient
-    from asap_adapters.net.http_options import HttpOptions as HttpOptions
+    from asap_adapters.net.outbound_transport import HttpOptions as HttpOptions
     from asap_adapters.net.resolving import Resolver as Resolver
     from asap_adapters.server.asgi import AsgiApp as AsgiApp
     from asap_adapters.server.handlers import Context as Context, Handlers as Handlers, TaskFailed as TaskFailed
@@ -61,7 +61,7 @@ _HOMES: Final = {
     "asap_adapters.blocking.connecting": "BlockingResolver",
     "asap_adapters.blocking.http_options": "BlockingHttpOptions",
     "asap_adapters.client.agent_client": "AgentClient",
-    "asap_adapters.net.http_options": "HttpOptions",
+    "asap_adapters.net.outbound_transport": "HttpOptions",
     "asap_adapters.net.resolving": "Resolver",
     "asap_adapters.server.asgi": "AsgiApp",
     "asap_adapters.server.startup": "bind_agent",

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar, assert_never
 
 import anyio
@@ -11,8 +10,7 @@ import anyio.lowlevel
 
 from asap_adapters.file_effects import PIECE, OpenedFile, open_to_read, remove, unavailable, write
 from asap_adapters.files import FileThreads
-from asap_adapters.net.http_options import HttpOptions
-from asap_adapters.net.outbound_transport import AnyTransport, OutboundTransport, fetch
+from asap_adapters.net.outbound_transport import AnyTransport, HttpOptions, OutboundTransport, fetch
 from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import (
@@ -72,10 +70,7 @@ class ProgramDriver:
         """Prepare for requests. Raises RuntimeError if it's open already, OSError if certificates are unreadable."""
         if self._transport is not None:
             raise RuntimeError("this client is open already")
-        http = self._http
-        self._transport = http.transport or OutboundTransport(
-            resolver=http.resolver, verify=http.verify, trust_env=http.trust_env
-        )
+        self._transport = self._http.transport or OutboundTransport(self._http)
 
     async def aclose(self) -> None:
         """Close all connections. Any task may call it; a second call does nothing."""
@@ -127,9 +122,8 @@ class ProgramDriver:
         if self.runtime.is_quiet:
             return
         for ticket in self.runtime.take_wakes():
-            event = self._parked.get(ticket)
-            if event is not None:
-                event.set()
+            if ticket in self._parked:
+                self._parked[ticket].set()
         for path in self.runtime.take_removals():
             remove(path)
         log(self.runtime.take_remarks())
@@ -192,9 +186,7 @@ class DriverOwner:
         self._driver.open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         """Close it."""
         await self.aclose()
 

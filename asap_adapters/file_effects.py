@@ -55,29 +55,8 @@ def open_to_read(effect: ReadFile) -> OpenedFile | FileRead | Unavailable:
         return Unavailable("expected a file")
 
 
-def read(effect: ReadFile, goes_on: Callable[[], bool] = lambda: True) -> FileRead | Unavailable | Expired:
-    """Carry out a `ReadFile`. `goes_on` is called before each piece; if it returns False, the time is over."""
-    opened, reader = open_to_read(effect), effect.reader
-    if not isinstance(opened, OpenedFile):
-        return opened
-    with opened.file as file:
-        try:
-            while reader.wants:
-                if not goes_on():
-                    return Expired()
-                if not (piece := file.read(PIECE)):
-                    break
-                reader.feed(piece)
-                while reader.work():
-                    pass
-        except OSError as error:
-            return unavailable(error)
-    reader.end()
-    return FileRead(opened.identity)
-
-
-def write(effect: WriteFile, goes_on: Callable[[], bool] = lambda: True) -> Completed | Unavailable | Expired:
-    """Carry out a `WriteFile`. `goes_on` is called before each piece; if it returns False, the time is over."""
+def write(effect: WriteFile, check: Callable[[], object] = lambda: None) -> Completed | Unavailable | Expired:
+    """Carry out a `WriteFile`. `check` is called before each piece; it raises TimeoutError if the time is over."""
     path = Path(effect.path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,8 +65,10 @@ def write(effect: WriteFile, goes_on: Callable[[], bool] = lambda: True) -> Comp
         for name in effect.file.surplus(listed):
             with suppress(OSError):
                 path.with_name(name).unlink()
-        if not _is_written(path, effect.file) and not _write(path, effect.file, goes_on):
-            return Expired()
+        if not _is_written(path, effect.file):
+            _write(path, effect.file, check)
+    except TimeoutError:
+        return Expired()
     except OSError as error:
         return unavailable(error)
     return Completed()
@@ -141,15 +122,13 @@ def _is_written(path: Path, file: FileToWrite) -> bool:
     return False
 
 
-def _write(path: Path, file: FileToWrite, goes_on: Callable[[], bool]) -> bool:
-    """Write a file, unless its time is over. Returns whether there was time."""
+def _write(path: Path, file: FileToWrite, check: Callable[[], object]) -> None:
     # Mode 0600: other users of this machine may not be allowed to read it.
     descriptor, made = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as new:
             for piece in file.pieces():
-                if not goes_on():
-                    return False
+                check()
                 new.write(piece)
             new.flush()
             os.fsync(new.fileno())
@@ -160,7 +139,6 @@ def _write(path: Path, file: FileToWrite, goes_on: Callable[[], bool]) -> bool:
         with suppress(OSError):  # it's in its place
             Path(made).unlink()
     sync_directory(path.parent)
-    return True
 
 
 def _modified(entry: "os.DirEntry[str]") -> float | None:

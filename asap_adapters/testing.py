@@ -15,7 +15,7 @@ from attrs import evolve
 from asap_adapters.auth.authenticator import Authenticator, VerifyCredential
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.memory_network import MemoryNetwork
-from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_adapters.server.driver import Driver
 from asap_adapters.server.handlers import Handler, Handlers
 from asap_adapters.server.startup import bind_agent

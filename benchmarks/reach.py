@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from asap_adapters.driver import ProgramDriver
-from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_core.client.requests import Requests
 from asap_core.net.outbound import OutboundPolicy
 

@@ -1,7 +1,7 @@
 """An authenticator for tokens that only their provider can read (RFC 7662): the provider is asked about each."""
 
 from asap_adapters.auth.provider_authenticator import REPLACED, ProviderAuthenticator
-from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_adapters.system import new_secret
 from asap_core.arguments import replaced
 from asap_core.auth.client_credentials import ClientKey, ClientSecret

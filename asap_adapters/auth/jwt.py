@@ -9,7 +9,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from asap_adapters.auth.provider_authenticator import REPLACED, ProviderAuthenticator
-from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_adapters.system import new_secret
 from asap_core.arguments import replaced
 from asap_core.auth.claims import TokenPolicy

@@ -4,7 +4,7 @@ from typing import Final
 
 from asap_adapters.coding import CODINGS
 from asap_adapters.driver import DriverOwner, ProgramDriver
-from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_core.arguments import expect_kind, moved_to
 from asap_core.client.requests import Requests
 from asap_core.net.outbound import OutboundPolicy

@@ -11,6 +11,7 @@ from typing import Self
 from asap_adapters.blocking.interrupts import Flag
 from asap_adapters.mdns.browsing import WatchingEngine
 from asap_core.mdns.dnssd import AnnouncedAgents, Event
+from asap_core.net.interfaces import INTERFACES
 
 
 class BlockingBrowser:
@@ -20,6 +21,7 @@ class BlockingBrowser:
     """
 
     def __init__(self, interfaces: Sequence[str] | None = None) -> None:
+        INTERFACES.check("interfaces", interfaces)
         self._agents = AnnouncedAgents()
         self._lock = Lock()  # around the agents, which the engine's thread fills
         self._events: deque[Event] = deque()

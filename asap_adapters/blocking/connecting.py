@@ -293,21 +293,16 @@ class BlockingBackend(httpcore.NetworkBackend):
     def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.NetworkStream:
         """See httpcore. The request says where, and how long it may take."""
         del host
-        with through(self.connection.key.proxy):
-            sock = self._connect(port)
+        proxy, progress = self.connection.key.proxy, self.connection.progress
+        way = proxy or progress.route
+        with through(proxy):
+            addresses = chosen(way, () if way.name is None else self._ask(way.name, port))
+            address, sock = connect_first(addresses, port, progress, self.closing)
+        progress.address = address if proxy is None else None
         stream = BlockingStream(sock, self.connection, self.closing)
         self.connection.streams.append(stream)
         return stream
 
-    def _connect(self, port: int) -> socket.socket:
-        proxy, progress = self.connection.key.proxy, self.connection.progress
-        way = proxy or progress.route
-        addresses = chosen(way, () if way.name is None else self._ask(way.name, port))
-        address, sock = connect_first(addresses, port, progress, self.closing)
-        progress.address = address if proxy is None else None
-        return sock
-
     def _ask(self, name: str, port: int) -> Sequence[str]:
-        resolver = self.resolver if self.connection.key.proxy is None else None
         with resolving():
-            return self.look_ups.ask(name, port, resolver, self.connection.progress)
+            return self.look_ups.ask(name, port, self.resolver, self.connection.progress)

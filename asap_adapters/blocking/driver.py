@@ -9,24 +9,28 @@ but those of name look-ups and of watching the local network.
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, assert_never
+from typing import TYPE_CHECKING, BinaryIO, ParamSpec, TypeVar, assert_never
 
 from attrs import field, frozen
 
+from asap_adapters.blocking.connecting import left
 from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_adapters.blocking.interrupts import Closing, Flag, held, interruptible
-from asap_adapters.blocking.transport import AnyBlockingTransport, BlockingTransport, fetch
+from asap_adapters.blocking.transport import AnyBlockingTransport, BlockingTransport, fetch, read_body
 from asap_adapters.driver import log
-from asap_adapters.file_effects import read, remove, write
+from asap_adapters.file_effects import PIECE, OpenedFile, open_to_read, remove, unavailable, write
 from asap_adapters.system import SystemClock, new_id, new_token, random_fraction
+from asap_core.client.connections import Progress
 from asap_core.client.programs import (
     Completed,
     Effect,
     Expired,
     Fetch,
+    FileRead,
     Heard,
     LocalNetwork,
     Next,
@@ -79,10 +83,7 @@ class BlockingDriver:
         with held(), self._lock:
             if self._session is not None:
                 raise RuntimeError("this client is open already")
-            http = self._http
-            transport = http.transport or BlockingTransport(
-                resolver=http.resolver, verify=http.verify, trust_env=http.trust_env
-            )
+            transport = self._http.transport or BlockingTransport(self._http, self._http.resolver)
             self._session = _Session(transport, os.getpid())
 
     def close(self) -> None:
@@ -165,10 +166,10 @@ class BlockingDriver:
                 return Completed()
             case Next(source, seconds):
                 return _next(source, seconds, session.closing, sources, opened)
-            case ReadFile(seconds=seconds):
-                return read(effect, _goes_on(seconds, session.closing))
+            case ReadFile():
+                return load(effect, session.closing)
             case WriteFile(seconds=seconds):
-                return write(effect, _goes_on(seconds, session.closing))
+                return write(effect, partial(_check, Progress(end=_end(seconds)), session.closing))
             case _:
                 assert_never(effect)
 
@@ -199,10 +200,31 @@ def _end(seconds: float | None) -> float:
     return math.inf if seconds is None else time.monotonic() + seconds
 
 
-def _goes_on(seconds: float | None, closing: Closing) -> Callable[[], bool]:
-    """Return a function that says whether an effect on a file may go on. It lets signals through."""
-    end = _end(seconds)
-    return lambda: interruptible(time.monotonic) < end and not closing.closed
+def _check(progress: Progress, closing: Closing) -> None:
+    """Let signals through. Raises TimeoutError if the time is over, RuntimeError if the client was closed."""
+    interruptible(left, progress)
+    closing.check()
+
+
+def load(effect: ReadFile, closing: Closing) -> FileRead | Unavailable | Expired:
+    """Carry out a `ReadFile`."""
+    opened, progress = open_to_read(effect), Progress(end=_end(effect.seconds))
+    if not isinstance(opened, OpenedFile):
+        return opened
+    with opened.file as file:
+        try:
+            read_body(effect.reader, _pieces(file, partial(_check, progress, closing)), progress)
+        except TimeoutError:
+            return Expired()
+        except OSError as error:
+            return unavailable(error)
+    return FileRead(opened.identity)
+
+
+def _pieces(file: BinaryIO, check: Callable[[], object]) -> Iterator[bytes]:
+    while piece := file.read(PIECE):
+        yield piece
+        check()
 
 
 def _next(

@@ -6,7 +6,7 @@ import httpx
 from attrs import field, frozen
 
 from asap_adapters.blocking.connecting import BlockingResolver
-from asap_adapters.net.http_options import ConnectionOptions
+from asap_adapters.net.http_requests import ConnectionOptions
 from asap_core.arguments import ArgumentRule, has_methods, is_instance, is_or_none
 
 _TRANSPORT: Final = ArgumentRule("an httpx.BaseTransport, or None", is_or_none(is_instance(httpx.BaseTransport)))

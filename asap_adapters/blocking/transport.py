@@ -3,7 +3,6 @@
 The pool follows the rules of `asap_core.client.connections`.
 """
 
-import ssl
 import time
 from collections.abc import Iterable, Iterator
 from threading import Lock
@@ -21,7 +20,7 @@ from asap_adapters.blocking.connecting import (
     left,
 )
 from asap_adapters.blocking.interrupts import Closing, interruptible
-from asap_adapters.net.http_requests import FAILURES, Ways, failed, httpcore_request, httpx_request
+from asap_adapters.net.http_requests import FAILURES, ConnectionOptions, Ways, failed, httpcore_request, httpx_request
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import PLACES, ConnectionKey, Connections, Progress
 from asap_core.client.programs import Barred, Expired, Fetch, Received, Stage, Unanswered
@@ -50,7 +49,7 @@ def _exchange_by_httpx(transport: httpx.BaseTransport, asked: Fetch, progress: P
         # A transport that makes complete responses, such as a mock: httpx has read and decompressed it already.
         whole = response.is_stream_consumed
         asked.reader.begin(response.status_code, response.headers.multi_items(), decoded=whole)
-        _read(asked.reader, [response.content] if whole else _interruptible(response.iter_raw()), progress)
+        read_body(asked.reader, [response.content] if whole else _interruptible(response.iter_raw()), progress)
     finally:
         response.close()
 
@@ -60,7 +59,8 @@ def _interruptible(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _read(reader: BodyReader, chunks: Iterable[bytes], progress: Progress) -> None:
+def read_body(reader: BodyReader, chunks: Iterable[bytes], progress: Progress) -> None:
+    """Read a body as far as it's wanted. Raises TimeoutError."""
     if reader.patience is not None:
         progress.end = min(progress.end, time.monotonic() + reader.patience)
     for chunk in chunks:
@@ -84,12 +84,10 @@ class BlockingTransport:
 
     def __init__(
         self,
-        *,
-        resolver: BlockingResolver | None = None,
-        verify: ssl.SSLContext | bool = True,
-        trust_env: bool = False,
+        options: ConnectionOptions,
+        resolver: BlockingResolver | None,
     ) -> None:
-        self._ways = Ways(verify, trust_env=trust_env)
+        self._ways = Ways(options)
         self._resolver = resolver
         self._closing = Closing()
         self._look_ups = LookUps(self._closing)
@@ -98,8 +96,9 @@ class BlockingTransport:
         self._connections: Connections[httpcore.ConnectionInterface, BlockingStream] = Connections(self._connection)
 
     def _connection(self, connection: BlockingConnection) -> httpcore.ConnectionInterface:
-        backend = BlockingBackend(self._resolver, self._look_ups, connection, self._closing)
-        pool = httpcore.ConnectionPool(**self._ways.options(connection.key), network_backend=backend)
+        resolver = self._resolver if connection.key.proxy is None else None
+        backend = BlockingBackend(resolver, self._look_ups, connection, self._closing)
+        pool = httpcore.ConnectionPool(**self._ways.arguments(connection.key), network_backend=backend)
         return pool.create_connection(httpcore.Origin(*connection.key.origin))
 
     def exchange(self, asked: Fetch, progress: Progress) -> None:
@@ -124,7 +123,7 @@ class BlockingTransport:
             progress.stage = Stage.ANSWERED
             try:
                 reader.begin(response.status, httpx.Headers(response.headers).multi_items())
-                _read(reader, response.iter_stream(), progress)
+                read_body(reader, response.iter_stream(), progress)
             finally:
                 response.close()
         finally:

@@ -17,7 +17,7 @@ from asap_core.net.urls import origin_of
 from asap_core.wire.rules import URN
 
 if TYPE_CHECKING:
-    from asap_adapters.net.http_options import HttpOptions
+    from asap_adapters.net.outbound_transport import HttpOptions
     from asap_core.net.outbound import OutboundPolicy
 
 CLI_SENDER: Final = "urn:asap:agent:asap-cli"
@@ -171,6 +171,6 @@ class OutboundOptions:
 
     def client_arguments(self, allow_endpoints: Collection[str] = ()) -> ClientArguments:
         """Return the options as arguments of `AgentClient`."""
-        from asap_adapters.net.http_options import HttpOptions  # noqa: PLC0415 - a server doesn't need httpx
+        from asap_adapters.net.outbound_transport import HttpOptions  # noqa: PLC0415 - a server doesn't need httpx
 
         return {"outbound": self.policy(allow_endpoints), "http": HttpOptions(verify=self.verify)}

@@ -7,14 +7,13 @@ tasks that outlive a call.
 import functools
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
 from asap_adapters.client.bound_client import BoundClient
 from asap_adapters.driver import DriverOwner, ProgramDriver
-from asap_adapters.net.http_options import HttpOptions
-from asap_core.arguments import ArgumentRule, is_instance, is_list_of, is_or_none
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_core.client.client import Client
 from asap_core.client.programs import Program
 from asap_core.clock import Clock
@@ -22,10 +21,6 @@ from asap_core.wire.manifest import Manifest
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_INTERFACES: Final = ArgumentRule(
-    "a list of names or addresses of interfaces, or None", is_or_none(is_list_of(is_instance(str)))
-)
 
 
 def _method(
@@ -91,7 +86,6 @@ class AgentClient(DriverOwner, BoundClient[HttpOptions, ProgramDriver]):
         """
         from asap_adapters.mdns.local_network import browse  # noqa: PLC0415 - importing zeroconf takes 80 ms, and few callers need it
 
-        _INTERFACES.check("interfaces", interfaces)
         return browse(interfaces=interfaces)
 
     token = _method(Client.token)

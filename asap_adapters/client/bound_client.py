@@ -3,11 +3,12 @@
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from asap_adapters.coding import CODINGS
-from asap_adapters.net.http_options import ConnectionOptions, HttpOptions
-from asap_core.arguments import ArgumentRule, expect_kind, has_methods, moved_to, replaced
+from asap_adapters.net.http_requests import ConnectionOptions
+from asap_adapters.net.outbound_transport import HttpOptions
+from asap_core.arguments import expect_kind, moved_to, replaced
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.client import Client
@@ -19,8 +20,6 @@ from asap_core.net.outbound import OutboundPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_CLOCK: Final = ArgumentRule("a clock with the methods monotonic and wall, or None", has_methods("monotonic", "wall"))
 
 
 class ClientDriver(Protocol):
@@ -95,8 +94,6 @@ class BoundClient(Generic[O, D]):
 
         Raises ValueError if an argument is invalid; ImportError if `trust` needs an extra that isn't installed.
         """
-        if clock is not None:
-            _CLOCK.check("clock", clock)
         if http is not None:
             expect_kind("http", http, self._http, f"{self._http.__name__}(timeout=10.0)")
         if trust is not None and (trust.trusted_keys or trust.require_signed):

@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from asap_core.mdns.announcing import Announced, Txt, instance_name, txt_record
 from asap_core.mdns.dnssd import AnnouncedAgents, Event
+from asap_core.net.interfaces import INTERFACES
 from asap_core.wire.manifest import is_absolute_url
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class Browser:
     """
 
     def __init__(self, *, interfaces: Sequence[str] | None = None) -> None:
+        INTERFACES.check("interfaces", interfaces)
         self._interfaces = interfaces
         self._announced_agents = AnnouncedAgents()
         self._lock = threading.Lock()  # around the announced_agents, which the engine's thread fills

@@ -19,9 +19,11 @@ from urllib.request import getproxies, proxy_bypass
 import anyio
 import httpcore
 import httpx
-from attrs import define
+from attrs import define, field, frozen
 
+from asap_core.arguments import ArgumentRule, is_instance
 from asap_core.client.connections import IDLE_SECONDS, ConnectionKey, Progress
+from asap_core.client.options import RequestOptions
 from asap_core.client.programs import Barred, Expired, Fetch, Route, Stage, Unanswered
 from asap_core.errors import Advice, NotAllowed
 from asap_core.net.environment_proxies import Proxies, ProxyUrl, UnusableProxy
@@ -94,6 +96,20 @@ _SOCKS: Final = Advice("install httpx[socks], or use one over http")
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+_VERIFY: Final = ArgumentRule("an ssl.SSLContext, True or False", is_instance(bool, ssl.SSLContext))
+_FLAG: Final = ArgumentRule("True or False", is_instance(bool))
+
+
+@frozen(kw_only=True)
+class ConnectionOptions(RequestOptions):
+    """How a client connects."""
+
+    verify: ssl.SSLContext | bool = field(default=True, validator=_VERIFY)
+    """The TLS context, or False to verify no certificates."""
+    trust_env: bool = field(default=False, validator=_FLAG)
+    """Use the proxies and certificates that the environment names."""
+
+
 class Ways:
     """How servers are reached: with which TLS context, and through which proxies.
 
@@ -101,10 +117,10 @@ class Ways:
     are unreadable. The system's are read for the first connection with TLS: it takes 33 ms.
     """
 
-    def __init__(self, verify: ssl.SSLContext | bool, *, trust_env: bool) -> None:  # noqa: FBT001 - httpx's own
-        self._verify, self._trust_env = verify, trust_env
+    def __init__(self, options: ConnectionOptions) -> None:
+        self._options = options
         self._proxies = Proxies()
-        if trust_env:
+        if options.trust_env:
             no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
             self._proxies = Proxies(getproxies(), no_proxy, proxy_bypass)
             self._tls  # noqa: B018 - read now
@@ -113,10 +129,10 @@ class Ways:
     def _tls(self) -> ssl.SSLContext:
         """The TLS context. Raises OSError, which names the variable if the environment's files are unreadable."""
         try:
-            return httpx.create_ssl_context(verify=self._verify, trust_env=self._trust_env)
+            return httpx.create_ssl_context(verify=self._options.verify, trust_env=self._options.trust_env)
         except OSError as error:  # ssl.SSLError is one
             named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-            if not (self._trust_env and named):
+            if not (self._options.trust_env and named):
                 raise
             reason = f"the certificates that {' and '.join(named)} names can't be read"
             raise OSError(error.errno or errno.EINVAL, reason) from None
@@ -131,7 +147,7 @@ class Ways:
         origin = route.scheme.encode("ascii"), route.host.encode("ascii"), route.port
         return ConnectionKey(origin, proxy, route.announced)
 
-    def options(self, key: ConnectionKey) -> dict[str, Any]:
+    def arguments(self, key: ConnectionKey) -> dict[str, Any]:
         """Return the arguments for a pool of httpcore, which is used only to make a connection with this key."""
         return {
             # httpcore reads certificates itself if it's given no context.
@@ -300,12 +316,10 @@ def as_httpcore_error(broken: type[Exception]) -> Iterator[None]:
         yield
     except TimeoutError:
         raise
-    except ssl.SSLError as error:
-        raise broken(_words_of_tls(error)) from error
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError) as error:
-        cause = error.__cause__
         ended = "it ended the connection instead of beginning TLS" if broken is httpcore.ConnectError else ""
-        raise broken(_words_of_tls(cause) if isinstance(cause, ssl.SSLError) else ended) from error
+        reasons = (_words_of_tls(cause) for cause in _causes(error) if isinstance(cause, ssl.SSLError))
+        raise broken(next(reasons, ended)) from error
 
 
 def _words_of_tls(error: ssl.SSLError) -> str:

@@ -24,11 +24,12 @@ import httpcore
 import httpx
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from asap_adapters.net.http_requests import (
     ATTEMPT_DELAY,
     FAILURES,
+    ConnectionOptions,
     Ways,
     as_httpcore_error,
     begin_connecting,
@@ -44,6 +45,7 @@ from asap_adapters.net.http_requests import (
     words_of,
 )
 from asap_adapters.net.resolving import Resolver, SystemResolver, wait_for_place
+from asap_core.arguments import ArgumentRule, has_methods, is_instance, is_or_none
 from asap_core.client.body_reader import BodyReader
 from asap_core.client.connections import PLACES, ConnectionKey, Connections, Pooled, Progress
 from asap_core.client.places import PlaceQueue
@@ -98,11 +100,7 @@ class _TcpStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         with as_httpcore_error(httpcore.ConnectError):
             tls = await TLSStream.wrap(
-                self.stream,
-                ssl_context=ssl_context,
-                hostname=server_hostname,
-                standard_compatible=False,
-                server_side=False,
+                self.stream, ssl_context=ssl_context, hostname=server_hostname, standard_compatible=False
             )
         return _TcpStream(tls, fresh=False)
 
@@ -177,37 +175,50 @@ class _Backend(httpcore.AsyncNetworkBackend):
     """
 
     resolver: Resolver
-    system: SystemResolver
     dial: Dialler
     connection: _Connection
 
     async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         """See httpcore. The request says where, and how long it may take."""
         del host
-        with through(self.connection.key.proxy):
-            stream = await self._connect(port)
+        proxy, progress = self.connection.key.proxy, self.connection.progress
+        way = proxy or progress.route
+        with through(proxy):
+            addresses = chosen(way, () if way.name is None else await self._ask(way.name, port))
+            address, stream = await connect_first(addresses, port, self.dial)
+        progress.address = address if proxy is None else None
         self.connection.streams.append(stream)
         return stream
 
-    async def _connect(self, port: int) -> httpcore.AsyncNetworkStream:
-        proxy, progress = self.connection.key.proxy, self.connection.progress
-        way = proxy or progress.route
-        addresses = chosen(way, () if way.name is None else await self._ask(way.name, port))
-        address, stream = await connect_first(addresses, port, self.dial)
-        progress.address = address if proxy is None else None
-        return stream
-
     async def _ask(self, name: str, port: int) -> Sequence[str]:
-        resolver = self.resolver if self.connection.key.proxy is None else self.system
         progress = self.connection.progress
         with resolving():
-            if not isinstance(resolver, SystemResolver):
-                return await resolver.resolve(name, port)
+            if not isinstance(self.resolver, SystemResolver):
+                return await self.resolver.resolve(name, port)
             progress.stage = Stage.QUEUED
-            return await resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
+            return await self.resolver.resolve(name, port, begins=lambda: setattr(progress, "stage", Stage.CONNECTING))
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
+
+
+_TRANSPORT: Final = ArgumentRule(
+    "an httpx.AsyncBaseTransport, or None", is_or_none(is_instance(httpx.AsyncBaseTransport))
+)
+_RESOLVER: Final = ArgumentRule(
+    "an object with a method resolve(host, port), or None", is_or_none(has_methods("resolve"))
+)
+
+
+@frozen(kw_only=True)
+class HttpOptions(ConnectionOptions):
+    """How an `AgentClient` makes requests. Raises ValueError if an option is invalid."""
+
+    transport: httpx.AsyncBaseTransport | None = field(default=None, validator=_TRANSPORT)
+    """An httpx transport to use instead of the client's own, such as an `InProcessTransport`. It gets only URLs that
+    the policy allows. Addresses aren't checked."""
+    resolver: Resolver | None = field(default=None, validator=_RESOLVER)
+    """Looks up names instead of the operating system."""
 
 
 class OutboundTransport:
@@ -218,19 +229,18 @@ class OutboundTransport:
     I/O. Raises OSError if they are unreadable. For one event loop.
     """
 
-    def __init__(
-        self, *, resolver: Resolver | None = None, verify: ssl.SSLContext | bool = True, trust_env: bool = False
-    ) -> None:
-        self._ways = Ways(verify, trust_env=trust_env)
+    def __init__(self, options: HttpOptions) -> None:
+        self._ways = Ways(options)
         self._system = SystemResolver()
-        self._resolver = resolver or self._system
+        self._resolver = options.resolver or self._system
         self._dial: Dialler = dial
         self._places: PlaceQueue[ConnectionKey] = PlaceQueue(PLACES)
         self._connections = Connections(self._connection)
 
     def _connection(self, connection: _Connection) -> httpcore.AsyncConnectionInterface:
-        backend = _Backend(self._resolver, self._system, self._dial, connection)
-        pool = httpcore.AsyncConnectionPool(**self._ways.options(connection.key), network_backend=backend)
+        resolver = self._resolver if connection.key.proxy is None else self._system
+        backend = _Backend(resolver, self._dial, connection)
+        pool = httpcore.AsyncConnectionPool(**self._ways.arguments(connection.key), network_backend=backend)
         return pool.create_connection(httpcore.Origin(*connection.key.origin))
 
     async def exchange(self, asked: Fetch, progress: Progress) -> None:

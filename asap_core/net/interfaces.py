@@ -10,6 +10,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from asap_core.arguments import ArgumentRule, is_instance, is_list_of, is_or_none
 from asap_core.clock import Instant
 from asap_core.net.addresses import is_link_local_ipv6, read_without_zone, zone_of
 
@@ -68,6 +69,11 @@ def why_unused(link: Link) -> str | None:
     if not (link.multicast or link.loopback):
         return "it's down, or takes no multicast"
     return None if link.sources else "it has no address to send from"
+
+
+INTERFACES: Final = ArgumentRule(
+    "a list of names or addresses of interfaces, or None", is_or_none(is_list_of(is_instance(str)))
+)
 
 
 def select_links(machine: Iterable[Link], *, wanted: Sequence[str] | None = None) -> tuple[Link, ...]:

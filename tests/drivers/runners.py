@@ -12,7 +12,7 @@ from anyio.from_thread import start_blocking_portal
 from asap_adapters.blocking.driver import BlockingDriver
 from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_adapters.driver import ProgramDriver
-from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_core.client import Client, Program
 from asap_core.testing import ProgramRunner
 from docs.drivers.asyncio_protocol import AsyncioClient

@@ -91,7 +91,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("value", [value for value in ODD if value is not None])
     def test_a_clock_has_two_methods(self, value) -> None:
-        with pytest.raises(ValueError, match="clock: expected a clock"):
+        with pytest.raises(ValueError, match="clock: expected a Clock"):
             AgentClient(ME, clock=value)
 
     def test_the_core_checks_the_other_options(self) -> None:

@@ -15,9 +15,8 @@ from hypothesis import given, settings, strategies as st
 from asap_adapters.client.agent_client import AgentClient
 from asap_adapters.mdns.interfaces import link_networks, link_scopes, links
 from asap_adapters.net import outbound_transport
-from asap_adapters.net.http_options import HttpOptions
 from asap_adapters.net.http_requests import httpx_request
-from asap_adapters.net.outbound_transport import OutboundTransport, connect_first
+from asap_adapters.net.outbound_transport import HttpOptions, OutboundTransport, connect_first
 from asap_adapters.net.resolving import SystemResolver
 from asap_core import BadReply, NotAllowed, TimedOut, Unreachable
 from asap_core.client.body_reader import BodyReader
@@ -201,7 +200,7 @@ def check_rebinding(answers, *, keeps: bool) -> None:
     came: list[bool] = []
 
     async def main() -> None:
-        transport = OutboundTransport(resolver=network, verify=False)
+        transport = OutboundTransport(HttpOptions(resolver=network, verify=False))
         transport._dial = network.dial
         route = Route("a.example", 443, "https", policy=POLICY)
         for _ in answers:
@@ -228,8 +227,8 @@ def test_only_allowed_addresses_are_connected_to_for_any_answers_of_a_resolver(a
 class ResolvesAgain(outbound_transport._Backend):
     """Judges one answer and connects to another."""
 
-    async def _connect(self, port):
-        stream = await super()._connect(port)
+    async def connect_tcp(self, host, port, *_, **__):
+        stream = await super().connect_tcp(host, port)
         await self.dial((await self.resolver.resolve("a.example", port))[0], port)
         return stream
 
@@ -237,10 +236,10 @@ class ResolvesAgain(outbound_transport._Backend):
 class JudgesOnlyTheFirstAnswer(outbound_transport._Backend):
     """Lets the first answer speak for all."""
 
-    async def _connect(self, port):
+    async def connect_tcp(self, host, port, *_, **__):
         answers = await self.resolver.resolve("a.example", port)
         if not is_allowed(answers[0]):
-            return await super()._connect(port)
+            return await super().connect_tcp(host, port)
         return (await connect_first(answers, port, self.dial))[1]
 
 

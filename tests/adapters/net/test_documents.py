@@ -7,7 +7,7 @@ import anyio
 import httpx
 import pytest
 
-from asap_adapters.net.http_options import HttpOptions
+from asap_adapters.net.outbound_transport import HttpOptions
 from asap_core import NotAllowed
 from asap_core.client.body_reader import WholeParser
 from asap_core.client.documents import Documents, LocatedDocument
