@@ -8,11 +8,10 @@ from typing import Final, ParamSpec, Self, TypeVar, assert_never
 import anyio
 import anyio.lowlevel
 
-from asap_adapters.file_effects import PIECE, OpenedFile, open_to_read, remove, unavailable, write
+from asap_adapters.file_effects import PIECE, open_to_read, remove, unavailable, write
 from asap_adapters.files import FileThreads
 from asap_adapters.net.outbound_transport import AnyTransport, HttpOptions, OutboundTransport, fetch
 from asap_adapters.system import LoopClock, new_id, new_token, random_fraction
-from asap_core.client.body_reader import BodyReader
 from asap_core.client.programs import (
     Completed,
     Expired,
@@ -143,12 +142,16 @@ class ProgramDriver:
             case Sleep(seconds):
                 await anyio.sleep(seconds)
                 return Completed()
-            case ReadFile():
-                return await self._load(effect)
-            case WriteFile():
-                return await self._write(effect)
+            case ReadFile(seconds=seconds):
+                with anyio.move_on_after(seconds):
+                    return await self._load(effect)
+            case WriteFile(seconds=seconds):
+                with anyio.move_on_after(seconds):
+                    # An abandoned thread ends by itself, with a complete file or none.
+                    return await self._private_files.run(write, effect, abandon_on_cancel=True)
             case _:
                 assert_never(effect)
+        return Expired()
 
     async def _wait(self, ticket: Ticket, seconds: float | None) -> Completed | Expired:
         event = self._parked[ticket] = anyio.Event()
@@ -162,18 +165,21 @@ class ProgramDriver:
             del self._parked[ticket]
         return Completed() if ticket.ready else Expired()
 
-    async def _load(self, effect: ReadFile) -> FileRead | Unavailable | Expired:
-        threads = self._private_files if effect.private else self._files
-        with anyio.move_on_after(effect.seconds):
-            opened = await threads.run(open_to_read, effect)
-            return await _read(opened, effect.reader, threads) if isinstance(opened, OpenedFile) else opened
-        return Expired()
-
-    async def _write(self, effect: WriteFile) -> Completed | Unavailable | Expired:
-        with anyio.move_on_after(effect.seconds):
-            # An abandoned thread ends by itself, with a complete file or none.
-            return await self._private_files.run(write, effect, abandon_on_cancel=True)
-        return Expired()
+    async def _load(self, effect: ReadFile) -> FileRead | Unavailable:
+        threads, reader = self._private_files if effect.private else self._files, effect.reader
+        try:
+            file, outcome = await threads.run(open_to_read, effect)
+            if file is None:
+                return outcome
+            with file:  # nothing was written: closing it doesn't block
+                while reader.wants and (piece := await threads.run(file.read, PIECE)):
+                    reader.feed(piece)
+                    while reader.work():
+                        await anyio.lowlevel.checkpoint()
+        except OSError as error:
+            return unavailable(error)
+        reader.end()
+        return outcome
 
 
 class DriverOwner:
@@ -193,19 +199,6 @@ class DriverOwner:
     async def aclose(self) -> None:
         """Close all connections. Any task may call it; a second call does nothing."""
         await self._driver.aclose()
-
-
-async def _read(opened: OpenedFile, reader: BodyReader, threads: FileThreads) -> FileRead | Unavailable:
-    with opened.file as file:  # nothing was written: closing it doesn't block
-        try:
-            while reader.wants and (piece := await threads.run(file.read, PIECE)):
-                reader.feed(piece)
-                while reader.work():
-                    await anyio.lowlevel.checkpoint()
-        except OSError as error:
-            return unavailable(error)
-    reader.end()
-    return FileRead(opened.identity)
 
 
 def log(remarks: Iterable[Remark]) -> None:

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from attrs import frozen
-
 from asap_adapters.files import open_itself, sync_directory
 from asap_core.client.file_to_write import HEAD_BYTES, FileToWrite
 from asap_core.client.programs import (
@@ -28,31 +26,19 @@ from asap_core.client.programs import (
 PIECE: Final = 1_048_576
 # Bytes from which a removed file is closed in a thread: closing it frees its pages, which takes 8 ms for 44 MB.
 _LARGE: Final = 1_048_576
+_NO_FILE: Final = "expected a file"
 # Held while a file is put in place or removed, since writers run in threads.
 _placing: Final = threading.Lock()
 
 
-@frozen
-class OpenedFile:
-    """A file to read. `identity`: of a private one."""
-
-    file: BinaryIO
-    identity: FileIdentity | None = None
-
-
-def open_to_read(effect: ReadFile) -> OpenedFile | FileRead | Unavailable:
-    """Open the file of a `ReadFile`, unless it needn't or can't be read."""
+def open_to_read(effect: ReadFile) -> tuple[BinaryIO | None, FileRead]:
+    """Open the file of a `ReadFile`, unless it needn't be read. Returns it with the outcome. Raises OSError."""
     path = Path(effect.path)
-    try:
-        if not effect.private:
-            return OpenedFile(_open(path))
-        there = path.lstat()
-        identity = FileIdentity(there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
-        return FileRead(identity) if identity == effect.unless else OpenedFile(_open_private(path), identity)
-    except OSError as error:
-        return unavailable(error)
-    except ValueError:
-        return Unavailable("expected a file")
+    if not effect.private:
+        return _open(path), FileRead()
+    there = path.lstat()
+    outcome = FileRead(FileIdentity(there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns))
+    return None if outcome.identity == effect.unless else _open_private(path), outcome
 
 
 def write(effect: WriteFile, check: Callable[[], object] = lambda: None) -> Completed | Unavailable | Expired:
@@ -96,14 +82,14 @@ def unavailable(error: OSError) -> Unavailable:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open a file. Raises ValueError if it's a pipe or a socket, since a thread that waits for one can't be ended."""
-    if path.is_socket():
-        raise ValueError
+    """Open a file. Raises OSError if it's a pipe or a socket too, since a thread that waits for one can't be ended."""
+    if "\0" in str(path) or path.is_socket():
+        raise OSError(_NO_FILE)
     # Open first, then check: another process could replace the file by a pipe between a check and the opening.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
     if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise ValueError
+        raise OSError(_NO_FILE)
     return file
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 from asap_adapters.blocking.driver import BlockingDriver
 from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_adapters.client.bound_client import BoundClient
+from asap_core.arguments import expect_kind
 from asap_core.client.client import Client
 from asap_core.client.programs import Program
 from asap_core.clock import Clock
@@ -32,7 +33,7 @@ def _method(program: Callable[Concatenate[Client, P], Program[T]]) -> Callable[C
     return method
 
 
-class BlockingClient(BoundClient[BlockingHttpOptions, BlockingDriver]):
+class BlockingClient(BoundClient[BlockingHttpOptions]):
     """Finds agents and sends them envelopes, without an event loop. Any thread may use it, several at once.
 
     Use it as `with BlockingClient(…) as client`, or close it with `close()`. Its methods and its parameters are
@@ -42,10 +43,12 @@ class BlockingClient(BoundClient[BlockingHttpOptions, BlockingDriver]):
     """
 
     _opened_by = "with"
-    _http = BlockingHttpOptions
+    _driver: BlockingDriver
 
     def _make_driver(self, http: BlockingHttpOptions | None, clock: Clock | None) -> BlockingDriver:
-        return BlockingDriver(http or BlockingHttpOptions(), owner="BlockingClient(sender=…)", clock=clock)
+        options = BlockingHttpOptions() if http is None else http
+        expect_kind("http", options, BlockingHttpOptions, "BlockingHttpOptions(timeout=10.0)")
+        return BlockingDriver(options, owner="BlockingClient(sender=…)", clock=clock)
 
     def __enter__(self) -> Self:
         """Open it."""

@@ -22,7 +22,7 @@ from asap_adapters.blocking.http_options import BlockingHttpOptions
 from asap_adapters.blocking.interrupts import Closing, Flag, held, interruptible
 from asap_adapters.blocking.transport import AnyBlockingTransport, BlockingTransport, fetch, read_body
 from asap_adapters.driver import log
-from asap_adapters.file_effects import PIECE, OpenedFile, open_to_read, remove, unavailable, write
+from asap_adapters.file_effects import PIECE, open_to_read, remove, unavailable, write
 from asap_adapters.system import SystemClock, new_id, new_token, random_fraction
 from asap_core.client.connections import Progress
 from asap_core.client.programs import (
@@ -208,17 +208,18 @@ def _check(progress: Progress, closing: Closing) -> None:
 
 def load(effect: ReadFile, closing: Closing) -> FileRead | Unavailable | Expired:
     """Carry out a `ReadFile`."""
-    opened, progress = open_to_read(effect), Progress(end=_end(effect.seconds))
-    if not isinstance(opened, OpenedFile):
-        return opened
-    with opened.file as file:
-        try:
+    progress = Progress(end=_end(effect.seconds))
+    try:
+        file, outcome = open_to_read(effect)
+        if file is None:
+            return outcome
+        with file:
             read_body(effect.reader, _pieces(file, partial(_check, progress, closing)), progress)
-        except TimeoutError:
-            return Expired()
-        except OSError as error:
-            return unavailable(error)
-    return FileRead(opened.identity)
+    except TimeoutError:
+        return Expired()
+    except OSError as error:
+        return unavailable(error)
+    return outcome
 
 
 def _pieces(file: BinaryIO, check: Callable[[], object]) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ import anyio
 from asap_adapters.client.bound_client import BoundClient
 from asap_adapters.driver import DriverOwner, ProgramDriver
 from asap_adapters.net.outbound_transport import HttpOptions
+from asap_core.arguments import expect_kind
 from asap_core.client.client import Client
 from asap_core.client.programs import Program
 from asap_core.clock import Clock
@@ -35,17 +36,19 @@ def _method(
     return method
 
 
-class AgentClient(DriverOwner, BoundClient[HttpOptions, ProgramDriver]):
+class AgentClient(DriverOwner, BoundClient[HttpOptions]):
     """Finds agents and sends them envelopes.
 
     Use it as `async with AgentClient(…) as client`, or close it with `aclose()`.
     """
 
     _opened_by = "async with"
-    _http = HttpOptions
+    _driver: ProgramDriver
 
     def _make_driver(self, http: HttpOptions | None, clock: Clock | None) -> ProgramDriver:
-        return ProgramDriver(http or HttpOptions(), owner="AgentClient(sender=…)", clock=clock)
+        options = HttpOptions() if http is None else http
+        expect_kind("http", options, HttpOptions, "HttpOptions(timeout=10.0)")
+        return ProgramDriver(options, owner="AgentClient(sender=…)", clock=clock)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Typ
 from asap_adapters.coding import CODINGS
 from asap_adapters.net.http_requests import ConnectionOptions
 from asap_adapters.net.outbound_transport import HttpOptions
-from asap_core.arguments import expect_kind, moved_to, replaced
+from asap_core.arguments import moved_to, replaced
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.client import Client
@@ -36,26 +36,23 @@ class ClientDriver(Protocol):
 
 
 O = TypeVar("O", bound=ConnectionOptions)  # noqa: E741 - options
-D = TypeVar("D", bound=ClientDriver)
 
 
-def _plain(function: Callable[Concatenate[Client, P], T]) -> Callable[Concatenate["BoundClient[Any, Any]", P], T]:
+def _plain(function: Callable[Concatenate[Client, P], T]) -> Callable[Concatenate["BoundClient[Any]", P], T]:
     """Make a method of one of `Client`'s that doesn't wait."""
 
     @functools.wraps(function)
-    def method(self: "BoundClient[Any, Any]", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = self._driver.call(function, self._client, *args, **kwargs)
-        return result
+    def method(self: "BoundClient[Any]", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._driver.call(function, self._client, *args, **kwargs)
 
     return method
 
 
-class BoundClient(Generic[O, D]):
+class BoundClient(Generic[O]):
     """The core's client, and the driver that runs its programs."""
 
     _opened_by: ClassVar[str]
-    _http: ClassVar[type[ConnectionOptions]]
-    """`O`."""
+    _driver: ClientDriver
 
     @replaced(
         **moved_to("outbound=OutboundPolicy(…)", OutboundPolicy),
@@ -94,25 +91,16 @@ class BoundClient(Generic[O, D]):
 
         Raises ValueError if an argument is invalid; ImportError if `trust` needs an extra that isn't installed.
         """
-        if http is not None:
-            expect_kind("http", http, self._http, f"{self._http.__name__}(timeout=10.0)")
         if trust is not None and (trust.trusted_keys or trust.require_signed):
             import asap_adapters.auth.ed25519  # noqa: F401, PLC0415 - a missing extra is reported at once
-        self._client = Client(
-            sender,
-            token=token,
-            auth=auth,
-            outbound=outbound,
-            trust=trust,
-            discovery=discovery,
-            http=http,
-            retry=retry,
-            breaker=breaker,
-        )
         self._driver = self._make_driver(http, clock)
+        self._client = Client(
+            sender, token=token, auth=auth, outbound=outbound, trust=trust, discovery=discovery, http=http,
+            retry=retry, breaker=breaker,
+        )  # fmt: skip
         self._client.bind(self._driver.runtime, codings=CODINGS, links=_links, verify=_verify)
 
-    def _make_driver(self, http: O | None, clock: Clock | None) -> D:
+    def _make_driver(self, http: O | None, clock: Clock | None) -> ClientDriver:
         raise NotImplementedError
 
     @property

@@ -265,7 +265,6 @@ FAILURES: Final = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
 )
 """What a request may raise that an outcome says."""
 # By the names of exceptions, which httpcore and httpx share.
@@ -275,7 +274,6 @@ _WORDS: Final = {
     "ReadError": "the connection broke",
     "WriteError": "the connection broke",
 }
-_SPEAKS_NO_TLS: Final = "it doesn't speak TLS there: use http:// if this is intended"
 # OpenSSL's reasons, by version, for bytes that aren't a TLS record.
 _NO_TLS_RECORD: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
@@ -325,7 +323,7 @@ def as_httpcore_error(broken: type[Exception]) -> Iterator[None]:
 def _words_of_tls(error: ssl.SSLError) -> str:
     reason = error.reason or ""
     if reason in _NO_TLS_RECORD:
-        return _SPEAKS_NO_TLS
+        return "it doesn't speak TLS there: use http:// if this is intended"
     return f"TLS failed: {reason.replace('_', ' ').lower()}" if reason else "TLS failed"
 
 
