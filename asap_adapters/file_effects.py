@@ -12,15 +12,7 @@ from typing import BinaryIO, Final
 
 from asap_adapters.files import open_itself, sync_directory
 from asap_core.client.file_to_write import HEAD_BYTES, FileToWrite
-from asap_core.client.programs import (
-    Completed,
-    Expired,
-    FileIdentity,
-    FileRead,
-    ReadFile,
-    Unavailable,
-    WriteFile,
-)
+from asap_core.client.programs import Completed, Expired, FileIdentity, FileRead, ReadFile, Unavailable, WriteFile
 
 # Bytes read at once. Each read in a thread may wait 5 ms for a busy event loop, Python's switch interval.
 PIECE: Final = 1_048_576

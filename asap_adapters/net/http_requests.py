@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 
 from asap_core.arguments import ArgumentRule, is_instance
 from asap_core.client.connections import IDLE_SECONDS, ConnectionKey, Progress
-from asap_core.client.options import RequestOptions
+from asap_core.client.options import FLAG, RequestOptions
 from asap_core.client.programs import Barred, Expired, Fetch, Route, Stage, Unanswered
 from asap_core.errors import Advice, NotAllowed
 from asap_core.net.environment_proxies import Proxies, ProxyUrl, UnusableProxy
@@ -91,13 +91,7 @@ class _Content(Iterator[bytes], AsyncIterator[bytes]):
 
 # --- connections ------------------------------------------------------------------------------------------------------
 
-_SOCKS: Final = Advice("install httpx[socks], or use one over http")
-# For connections without TLS.
-_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
 _VERIFY: Final = ArgumentRule("an ssl.SSLContext, True or False", is_instance(bool, ssl.SSLContext))
-_FLAG: Final = ArgumentRule("True or False", is_instance(bool))
 
 
 @frozen(kw_only=True)
@@ -106,8 +100,13 @@ class ConnectionOptions(RequestOptions):
 
     verify: ssl.SSLContext | bool = field(default=True, validator=_VERIFY)
     """The TLS context, or False to verify no certificates."""
-    trust_env: bool = field(default=False, validator=_FLAG)
+    trust_env: bool = field(default=False, validator=FLAG)
     """Use the proxies and certificates that the environment names."""
+
+
+_SOCKS: Final = Advice("install httpx[socks], or use one over http")
+# For connections without TLS.
+_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Ways:

@@ -201,7 +201,6 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 # --- requests ---------------------------------------------------------------------------------------------------------
 
-
 _TRANSPORT: Final = ArgumentRule(
     "an httpx.AsyncBaseTransport, or None", is_or_none(is_instance(httpx.AsyncBaseTransport))
 )

@@ -40,7 +40,7 @@ def _is_source(value: object) -> bool:
 
 
 _is_text = is_instance(str)
-_FLAG: Final = ArgumentRule("True or False", is_instance(bool))
+FLAG: Final = ArgumentRule("True or False", is_instance(bool))
 _KEYS: Final = ArgumentRule(
     "a dict of agents with a key or a list of keys for each, such as {'urn:asap:agent:a': 'base64…'}",
     is_dict_of(lambda value: _is_text(value) or is_list_of(_is_text)(value)),
@@ -66,9 +66,9 @@ class TrustPolicy:
     """Public keys in base64 by URN: one, or up to 8 while keys change. The manifest of such an agent must be signed by
     one of them. Otherwise it's `Unverified` and isn't cached. The same holds for an agent found by a registry's entry
     with a `public_key`. Signed manifests have at most 64 KiB, and need the extra `keys`."""
-    require_signed: bool = field(default=False, validator=_FLAG)
+    require_signed: bool = field(default=False, validator=FLAG)
     """Require a signed manifest of every agent."""
-    allow_changed_agents: bool = field(default=False, validator=_FLAG)
+    allow_changed_agents: bool = field(default=False, validator=FLAG)
     """Accept that another agent answers at a URL. Otherwise `AgentChanged` is raised."""
 
 
@@ -92,5 +92,5 @@ class RequestOptions:
 
     timeout: float = field(default=60.0, validator=_SECONDS)
     """Seconds for a whole request."""
-    compress: bool = field(default=True, validator=_FLAG)
+    compress: bool = field(default=True, validator=FLAG)
     """Send large bodies gzipped."""
