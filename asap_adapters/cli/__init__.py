@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Final
 
 from asap_adapters.cli.command import CliCommand, Parser, add_commands
-from asap_adapters.cli.exit_codes import exit_code
+from asap_adapters.cli.failures import exit_code
 from asap_adapters.cli.output import say, write_anything
 
 # The module of each command or group, by its name. A process imports only that of the command that it runs: a server

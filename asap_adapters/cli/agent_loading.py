@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.server.handlers import Handler
 from asap_core.admission.policy import Policy
 from asap_core.errors import InvalidDocument

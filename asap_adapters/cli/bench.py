@@ -8,7 +8,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.cli.command import command, in_event_loop, option
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import backend_option, redis_url, whole_number
 from asap_adapters.cli.output import say
 

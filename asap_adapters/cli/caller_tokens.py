@@ -10,7 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.cli.command import Excludes, Needs, OptionRule, choice, flag, nested, option, repeated
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions
 from asap_adapters.cli.options import network, scope, url, urn
 from asap_core.auth.principal import TokenTable

@@ -19,7 +19,7 @@ from typing import Final, Literal, NoReturn, Protocol, TypeVar, cast, overload
 import anyio
 from attrs import NOTHING, AttrsInstance, evolve, field, fields, frozen
 
-from asap_adapters.cli.exit_codes import EXIT_USAGE, UserError
+from asap_adapters.cli.failures import EXIT_USAGE, UserError
 from asap_adapters.cli.output import visible
 
 _ROW: Final = "row"

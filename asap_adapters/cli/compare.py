@@ -7,7 +7,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.cli.command import command, flag, option, repeated
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.output import say
 from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.records import LawRecord, from_json

@@ -10,7 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.cli.command import choice, command, flag, nested, option, repeated
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.live_agent import EXIT_UNREACHABLE, LIVE_AGENT_RULES, LiveAgentOptions, lacks_token, seed
 from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say

@@ -17,7 +17,7 @@ from attrs import define, evolve, field, frozen
 
 from asap_adapters.cli.command import command, in_event_loop
 from asap_adapters.cli.echo_agent import echo, echo_manifest
-from asap_adapters.cli.error_messages import in_words, unwrapped
+from asap_adapters.cli.failures import in_words, unwrapped
 from asap_adapters.cli.options import backend_option
 from asap_adapters.cli.output import say
 from asap_adapters.client.agent_client import AgentClient

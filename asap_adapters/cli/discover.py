@@ -9,7 +9,7 @@ import anyio
 from attrs import evolve, frozen
 
 from asap_adapters.cli.command import command, flag, in_event_loop, nested, option, repeated, required
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import (
     CLI_SENDER,
     OutboundOptions,

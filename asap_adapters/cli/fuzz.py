@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import frozen
 
 from asap_adapters.cli.command import choice, command, nested, option
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.live_agent import (
     EXIT_UNREACHABLE,
     LIVE_AGENT_RULES,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from asap_adapters.cli.command import command, in_event_loop, nested, repeated, required
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option
 from asap_adapters.cli.output import card, complain, print_json, say
 from asap_adapters.client.agent_client import AgentClient

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 
 # anyio's backlog; the kernel reduces it to its own limit (net.core.somaxconn).
 _BACKLOG: Final = 65_536

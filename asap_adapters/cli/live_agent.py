@@ -7,7 +7,7 @@ from typing import Final, TypedDict, Unpack
 from attrs import frozen
 
 from asap_adapters.cli.command import Needs, flag, option, repeated, required
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.options import urn, whole_number
 from asap_adapters.conform.hooks import MoveClock, Restart
 from asap_adapters.conform.live import LiveAgent, TokenRefused

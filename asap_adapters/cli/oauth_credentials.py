@@ -7,7 +7,7 @@ from typing import Final
 from attrs import frozen
 
 from asap_adapters.cli.command import Needs, OptionRule, nested, option, repeated
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.oauth_client import CLIENT_RULES, OAuthClientOptions
 from asap_adapters.cli.options import scope, url
 from asap_core.auth.authorization import ClientCredentials

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from asap_adapters.auth.authenticator import Authenticator
 from asap_adapters.cli.caller_tokens import CallerOptions
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.oauth_credentials import client_identity
 from asap_core.auth.claims import ByClaim, BySubject, TokenPolicy
 from asap_core.auth.dpop_server import DpopPolicy, ProofRequirement

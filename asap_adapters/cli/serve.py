@@ -30,7 +30,7 @@ from asap_adapters.cli.agent_loading import (
 from asap_adapters.cli.caller_tokens import read_tokens
 from asap_adapters.cli.command import command
 from asap_adapters.cli.echo_agent import ECHO_ID, echo, echo_manifest
-from asap_adapters.cli.exit_codes import EXIT_INTERRUPTED, UserError, exit_code
+from asap_adapters.cli.failures import EXIT_INTERRUPTED, UserError, exit_code
 from asap_adapters.cli.listening import ListenPlace, at_address, at_path, inherited
 from asap_adapters.cli.options import redis_url
 from asap_adapters.cli.output import complain, say

@@ -6,7 +6,7 @@ import anyio
 from attrs import frozen
 
 from asap_adapters.cli.command import command, in_event_loop, nested
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.oauth_credentials import CREDENTIAL_RULES, CredentialOptions, credentials_of
 from asap_adapters.cli.options import CLI_SENDER, OutboundOptions, backend_option, json_option
 from asap_adapters.cli.output import print_json, say

@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 import anyio
 from attrs import define, field
 
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 from asap_adapters.cli.output import complain
 
 # Seconds. If a worker lives this long, its place is sound, and its earlier deaths no longer count.

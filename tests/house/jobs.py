@@ -160,19 +160,24 @@ def provider() -> Iterator[str]:
 
 async def a_post() -> Touched:
     async with served() as url:
-        await post(url, 1)
-        return await once(partial(post, url, 2))
+        await post(url, request(1))
+        return await once(partial(post, url, request(2)))
 
 
-async def post(url: str, number: int) -> None:
-    """One request over a raw socket."""
+def request(number: int) -> bytes:
+    """The bytes of one request. They're made before it's watched, since our client makes them by the same modules."""
     envelope = encode_envelope(message(number))
     call = {"jsonrpc": "2.0", "method": "asap.send", "id": number, "params": {"envelope": envelope}}
     body = json.dumps(call).encode()
+    head = f"POST /asap HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+async def post(url: str, data: bytes) -> None:
+    """One request over a raw socket."""
     host, _, port = url.removeprefix("http://").partition(":")
     async with await anyio.connect_tcp(host, int(port)) as stream:
-        head = f"POST /asap HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        await stream.send(head.encode() + body)
+        await stream.send(data)
         answer = b"".join([data async for data in stream])
     if b" 200 " not in answer.partition(b"\r\n")[0]:
         raise RuntimeError(f"the agent refused: {answer!r}")

@@ -34,7 +34,7 @@ with BlockingClient("urn:asap:agent:alice") as client:
 CLIENT_HALF = re.compile(
     r"asap_core\.(client|mdns|flights|lru|net\.(outbound|provenance|interfaces|environment_proxies))\b"
     r"|asap_core\.auth\.(?!bearer|principal)|asap_core\.wire\.(registry|signing|revocation|task$)"
-    r"|asap_adapters\.(client|blocking|net|mdns|driver|files?|file_effects)\b|asap_adapters\.cli\.(?!serve|c|o|e|a|l|_)"
+    r"|asap_adapters\.(client|blocking|net|mdns|driver|files?|file_effects)\b|asap_adapters\.cli\.(?!serve|failures|c|o|e|a|l|_)"
     r"|(httpx|httpcore|zeroconf|certifi)\b"
 )
 SERVER_HALF = re.compile(r"(asap_core\.(server|admission)|asap_adapters\.(server|stores)|h11_wire)\b")

@@ -23,7 +23,7 @@ from asap_adapters.cli.command import (
     required,
     switch,
 )
-from asap_adapters.cli.exit_codes import UserError
+from asap_adapters.cli.failures import UserError
 
 
 @frozen(kw_only=True)
