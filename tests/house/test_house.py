@@ -1,6 +1,7 @@
 """The figures are right, and figures with a limit stay within it."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -62,6 +63,8 @@ def test_a_post_touches_the_modules_of_the_server_only() -> None:
     assert {"asap_core/server/exchange.py", "asap_core/server/call.py"} <= set(touched.files)
     assert not any("client" in file for file in touched.files)
     assert len(touched.files) <= FILES_OF_A_POST
+    named = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("### A POST, file by file")[2]
+    assert sorted(re.findall(r"^\| `(.+?\.py)` \|", named.partition("\n## ")[0], re.MULTILINE)) == touched.files
     assert set(touched.lines) == set(touched.files)
     assert 0 < min(touched.lines.values()) <= max(touched.lines.values()) < 400
 
