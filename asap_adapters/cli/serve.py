@@ -37,6 +37,7 @@ from asap_adapters.cli.output import complain, say
 from asap_adapters.cli.serve_options import DEFAULT_HOST, DEFAULT_PORT, SERVE_RULES, ServeOptions
 from asap_adapters.server.handlers import Handlers
 from asap_adapters.server.listener import Bound, listen_on, serve, url_of
+from asap_adapters.server.startup import freeze_what_is_loaded
 from asap_adapters.server.storage import Redis, StateFile, Storage
 from asap_adapters.server.tls import TLS, CertificateFiles
 from asap_adapters.system import new_secret
@@ -97,9 +98,8 @@ def _serve_here(
     secrets: _Secrets,
     worker: _Worker | None,
 ) -> int:
-    faster = {"use_uvloop": True} if options.uvloop else {}
     main = partial(_listen_and_serve, options, place, sockets, secrets, worker)
-    anyio.run(main, backend=options.backend, backend_options=faster)
+    anyio.run(main, backend=options.backend, backend_options={"use_uvloop": True} if options.uvloop else {})
     return 0
 
 
@@ -189,6 +189,7 @@ async def _run(
             await signals.start(_reload_on_hangup, tls)
         if worker is not None:
             signals.start_soon(_stop_with_parent, stop, worker.place)
+        signals.start_soon(freeze_what_is_loaded)
         async with anyio.create_task_group() as servers:
             if options.mdns and (worker is None or worker.place.number == 0):
                 await servers.start(_announce, _advertiser(options, loaded.agent.manifest, location), stop)
@@ -281,8 +282,7 @@ def _check(options: ServeOptions, place: ListenPlace, tokens: TokenTable) -> Non
         raise UserError("--uvloop needs --backend asyncio", usage=True)
     host = "a UNIX socket" if place.host is None else f"--host {shlex.quote(place.host)}"
     if (place.host is None or place.host in _WILDCARDS) and options.public_url is None:
-        message = f"{host} needs --public-url: the manifest must state one URL to call"
-        raise UserError(message, usage=True)
+        raise UserError(f"{host} needs --public-url: the manifest must state one URL to call", usage=True)
     if not _authenticates(options, tokens) and not is_loopback(place.host or "") and options.public_url is None:
         message = (
             f"{host} needs --token, --token-file, --oidc or --introspect, else anyone who can connect may call "

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -68,6 +69,19 @@ def test_a_server_loads_nothing_of_the_client(server, anyio_backend: str) -> Non
     assert [each for each in modules if CLIENT_HALF.match(each)] == []
     other = {"trio": "asyncio", "asyncio": "trio"}[anyio_backend]
     assert other not in modules
+
+
+def test_the_command_freezes_what_it_has_loaded(anyio_backend: str) -> None:
+    frozen = "import gc; gc.freeze = lambda: print('frozen', flush=True)\n"
+    command = [sys.executable, "-c", frozen + SERVE, "--backend", anyio_backend]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        late = threading.Timer(SECONDS, process.kill)
+        late.start()
+        lines = [process.stdout.readline() for _ in range(2)]
+        late.cancel()
+        process.kill()
+    assert lines[1] == "frozen\n"
 
 
 @pytest.mark.parametrize("script", [CLIENT, BLOCKING])
