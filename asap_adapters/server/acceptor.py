@@ -127,6 +127,8 @@ def _address(name: object) -> object:
             return name
 
 
+# --- from accepted to ended -------------------------------------------------------------------------------------------
+
 # TLS handshakes are two round trips; nginx allows 60 s, which is a connection slot for a minute.
 _HANDSHAKE_SECONDS: Final = 10.0
 # A close_notify has 30 bytes, which the kernel takes at once unless the peer reads nothing.

@@ -211,6 +211,8 @@ class ConnectionSlots:
         return slot.give_way()
 
 
+# --- deadlines --------------------------------------------------------------------------------------------------------
+
 # Seconds. A wait that's longer than this ends at its exact time; a shorter one up to so much later. A look at 10,000
 # connections takes a millisecond.
 TICK: Final = 0.25

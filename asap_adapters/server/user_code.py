@@ -179,6 +179,9 @@ async def tell_user_code(log: logging.Logger, what: str, tell: Callable[..., Awa
         report(log, "%s broke; the answer is given all the same", what, error=error)
 
 
+# --- checks before it's called ----------------------------------------------------------------------------------------
+
+
 def is_async(function: object) -> bool:
     """Whether calling it returns a coroutine. Sees through partials and objects with an async `__call__`."""
     while isinstance(function, partial):

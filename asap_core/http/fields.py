@@ -114,6 +114,8 @@ def challenges(text: str) -> list[dict[str, str]]:
     return found
 
 
+# --- dates (RFC 9110 §5.6.7) ------------------------------------------------------------------------------------------
+
 _DAY: Final = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _DAY_IN_FULL: Final = r"(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

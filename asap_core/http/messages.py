@@ -104,6 +104,8 @@ def matches_etag(values: Iterable[bytes], etag: str) -> bool:
     return any(value.strip() == b"*" or wanted in _ENTITY_TAGS.findall(value) for value in values)
 
 
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
 # One call of a decoder returns at most this, so that a decompression bomb is noticed one block after the limit.
 _BLOCK: Final = 65_536
 
