@@ -16,6 +16,7 @@ _DIRECT: Final = frozenset({Need.SKILL, Need.BYTES, Need.DIRECT})
 _REFUSED: Final = "each is refused by 400, and the call isn't carried out"
 _CHUNKED: Final = "Transfer-Encoding: chunked"
 _END: Final = b"0\r\n\r\n"
+_TOO_LONG: Final = 10**12
 
 
 def _post(lab: Lab, *framing: str, body: bytes, version: str = "HTTP/1.1") -> bytes:
@@ -193,5 +194,6 @@ def bodies_of_refused_calls(lab: Lab) -> Steps[None]:
         ("an unknown coding", lab.path, [*lab.caller.credentials, ("Content-Encoding", "x-unknown")]),
         ("an unknown path", "/conform-unknown", []),
         ("no token", lab.path, []),
+        ("a length that is too large", lab.path, [*lab.caller.credentials, ("Content-Length", str(_TOO_LONG))]),
     ):
         yield from _one_answer(lab.request("POST", path, headers=headers, body=inner, close=False), example)

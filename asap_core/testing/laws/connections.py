@@ -75,6 +75,22 @@ def a_close_that_is_asked_for(lab: Lab) -> Steps[None]:
 
 
 @CONNECTIONS.law(
+    clause="RFC 9112 §9.3, §6.1",
+    expected="status 200, without a transfer coding, and the connection ends",
+    needs={Need.BYTES, Need.DIRECT},
+    strict=True,
+)
+def http_1_0(lab: Lab) -> Steps[None]:
+    """A request of HTTP/1.0 is answered, and the connection ends after it: its client reads until then."""
+    sent = _get(lab).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n")
+    got = yield from SendBytes((sent,), seconds=3)
+    check(got.first.status == 200, got.first)  # noqa: PLR2004 - HTTP's
+    coding = got.first.header("transfer-encoding")
+    check(coding is None, f"Transfer-Encoding: {coding}")
+    check(got.closed, "the connection stays open")
+
+
+@CONNECTIONS.law(
     clause="RFC 9112 §9.6", expected="Connection: close", severity=Severity.SHOULD, needs={Need.BYTES}, strict=True
 )
 def a_close_is_said(lab: Lab) -> Steps[None]:
@@ -104,11 +120,12 @@ def nothing_after_a_fault(lab: Lab) -> Steps[None]:
 )  # fmt: skip
 def expectations(lab: Lab) -> Steps[None]:
     """A client that waits for 100 Continue before it sends the body gets it."""
-    request = lab.post_request(to_body(lab.rpc(lab.envelope())), headers=[("Expect", "100-continue")])
-    head, _, body = request.to_bytes().partition(b"\r\n\r\n")
-    got = yield from SendBytes((head + b"\r\n\r\n", _MOMENT, body), answers=1)
-    check(got.raw.startswith(b"HTTP/1.1 100"), f"first came {got.raw[:20]!r}")
-    accepted(got.first)
+    for expectation in ("100-continue", "100-Continue"):
+        request = lab.post_request(to_body(lab.rpc(lab.envelope())), headers=[("Expect", expectation)])
+        head, _, body = request.to_bytes().partition(b"\r\n\r\n")
+        got = yield from SendBytes((head + b"\r\n\r\n", _MOMENT, body), answers=1)
+        check(got.raw.startswith(b"HTTP/1.1 100"), f"first came {got.raw[:20]!r}", expectation)
+        accepted(got.first, expectation)
 
 
 @CONNECTIONS.law(

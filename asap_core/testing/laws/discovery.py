@@ -1,13 +1,18 @@
 """Laws of discovery: the manifest and the health document, and how they're cached."""
 
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Final
+from urllib.parse import urlsplit
 
+from asap_core.errors import InvalidDocument
 from asap_core.testing.laws.checks import check
 from asap_core.testing.laws.effects import Pause, SendBytes, Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Lab
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import LawBroken, LawNotTried, Need
+from asap_core.wire.codec import decode_manifest
 
 DISCOVERY: Final = LawGroup("discovery", "the manifest and the health document")
 
@@ -91,16 +96,18 @@ def _etag(lab: Lab) -> Steps[str]:
     return etag
 
 
+_A_DAY: Final = 86_400
 _METHODS: Final = ("POST", "PUT", "DELETE")
 
 
-@DISCOVERY.law(clause="RFC 9110 §15.5.6", expected="status 405", severity=Severity.SHOULD)
+@DISCOVERY.law(clause="RFC 9110 §15.5.6", expected="status 405, and `Allow` lists GET", severity=Severity.SHOULD)
 def documents_are_read_only(lab: Lab) -> Steps[None]:
     """The documents are answered to GET and HEAD only."""
     for path in (MANIFEST_PATH, HEALTH_PATH):
         for method in _METHODS:
             answer = yield from lab.get(path, method=method)
             check(answer.status == 405, answer, f"{method} {path}")  # noqa: PLR2004 - HTTP's
+            check("GET" in (answer.header("allow") or ""), f"Allow: {answer.header('allow')}", f"{method} {path}")
 
 
 @DISCOVERY.law(clause="docs/wire.md §6; RFC 9110 §8.8.3", expected="a strong ETag in quotes")
@@ -185,6 +192,38 @@ def any_version_is_known(lab: Lab) -> Steps[None]:
     """`If-None-Match: *` is answered 304."""
     answer = yield from lab.get(MANIFEST_PATH, headers=[("If-None-Match", "*")])
     check(answer.status == 304, answer)  # noqa: PLR2004 - HTTP's
+
+
+@DISCOVERY.law(clause="RFC 9110 §13.1.3", expected="status 200 and the manifest", severity=Severity.SHOULD, strict=True)
+def conditions_about_dates(lab: Lab) -> Steps[None]:
+    """`If-Modified-Since` counts only without `If-None-Match`, and if its date is one of HTTP's and late enough."""
+    later = _http_date(lab.wall() + _A_DAY)
+    for example, headers in (
+        ("beside another ETag", [("If-None-Match", '"another"'), ("If-Modified-Since", later)]),
+        ("no date", [("If-Modified-Since", "yesterday")]),
+        ("1970", [("If-Modified-Since", "Thu, 01 Jan 1970 00:00:00 GMT")]),
+    ):
+        answer = yield from lab.get(MANIFEST_PATH, headers=headers)
+        check(answer.status == 200 and answer.document, answer, example)  # noqa: PLR2004 - HTTP's
+
+
+def _http_date(wall: float) -> str:
+    return format_datetime(datetime.fromtimestamp(wall, UTC), usegmt=True)
+
+
+@DISCOVERY.law(
+    clause="docs/wire.md §3",
+    expected="each field has its type, and `endpoints.asap` is an absolute http or https URL",
+    strict=True,
+)
+def fields_of_the_manifest(lab: Lab) -> Steps[None]:
+    """A client can read the manifest: each field has its type, and the endpoint is a URL."""
+    answer = yield from lab.get(MANIFEST_PATH)
+    try:
+        url = urlsplit(decode_manifest(answer.document).endpoints.asap)
+    except (InvalidDocument, ValueError) as error:
+        raise LawBroken(str(error), answer) from None
+    check(url.scheme in ("http", "https") and url.hostname, f"endpoints.asap: {url.geturl()!r}")
 
 
 @DISCOVERY.law(clause="RFC 9110 §13.1.2", expected="status 304", severity=Severity.SHOULD, strict=True)

@@ -45,6 +45,8 @@ _MALFORMED_ONLY: Final = ("asap:protocol/malformed_envelope",)
 _NO_HANDLER: Final = (-32601, -32012, "asap:transport/handler_not_found")
 _REFUSED: Final = "each is refused, by Invalid params (-32602)"
 _LONGEST: Final = 256
+# Between a character of ASCII and its full-width form.
+_FULL_WIDTH: Final = 0xFEE0
 
 
 @ENVELOPE.law(clause="docs/security.md 1", expected=_REFUSED, needs={Need.SKILL}, strict=True)
@@ -105,8 +107,30 @@ def other_payload_types(lab: Lab) -> Steps[None]:
 )
 def other_skills(lab: Lab) -> Steps[None]:
     """A skill that the agent doesn't have is refused."""
-    for name in (lab.fresh(), "", f"{lab.skill}x", f"{lab.skill} "):
-        refused((yield from lab.send(lab.envelope(payload=lab.task(skill_id=name)))), f"skill {name!r}")
+    own = lab.skill or ""
+    # In full-width characters, which some forms of Unicode take for the same.
+    wide = "".join(chr(ord(each) + _FULL_WIDTH) if "!" <= each <= "~" else each for each in own)
+    for name in (lab.fresh(), "", f"{own}x", f"{own} ", own.swapcase(), wide):
+        if name != own:
+            refused((yield from lab.send(lab.envelope(payload=lab.task(skill_id=name)))), f"skill {name!a}")
+
+
+@ENVELOPE.law(clause="docs/wire.md §1.1, §2.1", expected="each is accepted", needs={Need.SKILL}, strict=True)
+def optional_fields(lab: Lab) -> Steps[None]:
+    """An envelope may have every optional field, or none; and so may a task."""
+    extensions: JsonObject = {"nonce": lab.fresh(), "trace_id": "a", "span_id": "b", "x_other": {"a": [1, None]}}
+    changes: dict[str, dict[str, Change]] = {
+        "a correlation_id": {"correlation_id": lab.fresh()},
+        "a trace_id": {"trace_id": lab.fresh()},
+        "requires_ack": {"requires_ack": True},
+        "further extensions": {"extensions": extensions},
+        "none of them": dict.fromkeys(("correlation_id", "trace_id", "requires_ack", "extensions"), ABSENT),
+        "a task with a parent": {"payload": lab.task(parent_task_id=lab.fresh())},
+        "a task with a configuration": {"payload": lab.task(config={"priority": 1})},
+        "nulls in a task": {"payload": lab.task(parent_task_id=None, config=None)},
+    }
+    for example, some in changes.items():
+        accepted((yield from lab.send(changed(lab.envelope(), some))), example)
 
 
 @ENVELOPE.law(clause="docs/wire.md §2.1", expected=_REFUSED, needs={Need.SKILL})

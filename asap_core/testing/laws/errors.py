@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from asap_core.testing.laws.checks import check, refused
-from asap_core.testing.laws.effects import Steps
+from asap_core.testing.laws.effects import Pause, ResetTarget, Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import Caller, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import Need
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 from asap_core.wire.json_types import JsonObject
 
 ERRORS: Final = LawGroup("errors", "a refusal has one shape and repeats nothing")
@@ -206,6 +206,29 @@ def when_to_try_again(lab: Lab) -> Steps[None]:
     refused(answer)
     after = answer.data.get("retry_after_ms")
     check(isinstance(after, int) and after >= 0, f"retry_after_ms: {after!r}")
+
+
+@ERRORS.law(
+    clause="RFC 9110 §10.2.3; docs/errors.md",
+    expected="Retry-After in whole seconds, as long as `data.retry_after_ms`",
+    severity=Severity.SHOULD,
+    needs={Need.SKILL, Need.RESET},
+    strict=True,
+)
+def retry_after(lab: Lab) -> Steps[None]:
+    """A refusal with the status 503 says in its head, too, when to try again."""
+    envelope = lab.envelope()
+    yield from lab.succeed(envelope)
+    yield from Pause(0.1)
+    yield from ResetTarget()
+    answer = yield from lab.send(envelope)
+    refused(answer)
+    if answer.status != 503:  # noqa: PLR2004 - HTTP's
+        raise LawNotTried(f"the agent refuses what is dated before its start in another way: {answer}")
+    header, wanted = answer.header("retry-after") or "", answer.data.get("retry_after_ms")
+    check(header.isdecimal(), f"{answer}, Retry-After: {header!r}")
+    is_same = isinstance(wanted, int | float) and abs(int(header) * 1000 - wanted) <= 1_000  # noqa: PLR2004 - rounded up
+    check(is_same, f"Retry-After: {header}, retry_after_ms: {wanted}")
 
 
 @ERRORS.law(

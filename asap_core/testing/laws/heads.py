@@ -6,7 +6,7 @@ Each is a request for the manifest that differs in one place, so nothing is done
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from asap_core.testing.laws.checks import check, refused
+from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import SendBytes, Steps
 from asap_core.testing.laws.lab import MANIFEST_PATH, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
@@ -127,6 +127,28 @@ def names_in_any_case(lab: Lab) -> Steps[None]:
 
 
 @HEADS.law(
+    clause="RFC 9110 §5.1", expected="each is read: the call is accepted, the version is chosen, the ETag is known",
+    needs={Need.SKILL}, strict=True,
+)  # fmt: skip
+def fields_in_any_case(lab: Lab) -> Steps[None]:
+    """The names of all fields that an agent reads are read in any case."""
+    etag = (yield from lab.get(MANIFEST_PATH)).header("etag")
+    for example, spelled in (("lower case", str.lower), ("upper case", str.upper)):
+        body = to_body(lab.rpc(lab.envelope()))
+        names = ("Authorization", "ASAP-Version", "Content-Type", "Content-Length")
+        values = [value for _, value in lab.caller.credentials] or [""]
+        fields = dict(zip(names, (values[0], "2.1", "application/json", str(len(body))), strict=True))
+        headers = [(spelled(name), value) for name, value in fields.items() if value]
+        answer = yield from lab.fetch(lab.request("POST", lab.path, headers=headers, body=body))
+        accepted(answer, example)
+        version = answer.header("asap-version")
+        check(version == "2.1", f"ASAP-Version: {version}, not 2.1", example)
+        if etag is not None:
+            answer = yield from lab.get(MANIFEST_PATH, headers=[(spelled("If-None-Match"), etag)])
+            check(answer.status == 304, answer, f"If-None-Match in {example}")  # noqa: PLR2004 - HTTP's
+
+
+@HEADS.law(
     clause="RFC 3986 §6.2.2.1; docs/security.md 20",
     expected="status 404",
     severity=Severity.HARDENING,
@@ -137,7 +159,10 @@ def one_path(lab: Lab) -> Steps[None]:
     """The endpoint has one path: no other spelling of it leads there, as a proxy's rules may name just this one."""
     body = to_body(lab.rpc(lab.envelope()))
     own = lab.path
-    others = (own.upper(), f"{own}/", f"/{own}", f"{own}x", f"{own}/x", own.replace("/a", "/%61"), f"{own}//")
+    others = (
+        *(own.upper(), f"{own}/", f"/{own}", f"{own}x", f"{own}/x", own.replace("/a", "/%61"), f"{own}//"),
+        *(f"/conform/..{own}", f"/.{own}", f"{own}/.", f"{own}%2F", f"{own};v=1", f"{own}%00"),
+    )
     for path in others:
         request = lab.request("POST", path, headers=lab.caller.credentials, body=body)
         refused((yield from lab.fetch(request)), path, statuses=[404])

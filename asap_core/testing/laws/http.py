@@ -1,5 +1,6 @@
 """Laws of HTTP: methods, and requests that two readers could divide differently."""
 
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Final
 
 from asap_core.testing.laws.checks import check
@@ -11,6 +12,7 @@ from asap_core.testing.laws.verdicts import Need
 HTTP: Final = LawGroup("http", "methods, and one Host and one length for each request")
 
 _MOMENT: Final = 0.3
+_FRAMING: Final = ("content-length", "transfer-encoding")
 
 
 @HTTP.law(clause="RFC 9110 §15.5.6", expected="status 405, and `Allow` lists POST", severity=Severity.SHOULD)
@@ -20,6 +22,43 @@ def other_methods(lab: Lab) -> Steps[None]:
         answer = yield from lab.fetch(lab.request(method, lab.path, headers=lab.caller.credentials))
         check(answer.status == 405, answer, method)  # noqa: PLR2004 - HTTP's
         check("POST" in (answer.header("allow") or ""), f"Allow: {answer.header('allow')}", method)
+    # RFC 9110 §9.1: methods have cases.
+    request = lab.request("post", lab.path, headers=lab.caller.credentials)
+    answer = yield from lab.fetch(request)
+    check(answer.status in (400, 405, 501), answer, "post in lower case")
+
+
+@HTTP.law(clause="RFC 9112 §6.1, §6.2", expected="one Content-Length, or chunks, or neither", strict=True)
+def answers_have_one_length(lab: Lab) -> Steps[None]:
+    """An answer says in one way where it ends."""
+    requests = {
+        "the manifest": lab.request("GET", lab.root + MANIFEST_PATH),
+        "an unknown path": lab.request("GET", "/conform-unknown"),
+        "another method": lab.request("GET", lab.path, headers=lab.caller.credentials),
+    }
+    for example, request in requests.items():
+        answer = yield from lab.fetch(request)
+        framing = [f"{name}: {value}" for name, value in answer.headers if name in _FRAMING]
+        check(len(framing) <= 1, f"{answer}, {' and '.join(framing)}", example)
+
+
+@HTTP.law(
+    clause="RFC 9110 §6.6.1, §5.6.7",
+    expected="one Date, such as Sun, 06 Nov 1994 08:49:37 GMT",
+    severity=Severity.SHOULD,
+    needs={Need.BYTES},
+    strict=True,
+)
+def dates_of_answers(lab: Lab) -> Steps[None]:
+    """An answer says when it was made, in the one form that HTTP has."""
+    for path in (MANIFEST_PATH, "/conform-unknown"):
+        answer = yield from lab.get(path)
+        date = answer.header("date") or ""
+        try:
+            written = format_datetime(parsedate_to_datetime(date), usegmt=True)
+        except ValueError:
+            written = ""
+        check(date and date == written, f"{answer}, Date: {date!r}", path)
 
 
 @HTTP.law(

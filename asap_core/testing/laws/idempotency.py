@@ -31,6 +31,13 @@ def the_same_answer(lab: Lab) -> Steps[None]:
     repeated((yield from lab.send(retry, key=key)), first)
 
 
+# Inputs that a careless reader takes for equal.
+_ALIKE: Final[tuple[tuple[JsonObject, JsonObject], ...]] = (
+    ({"n": 1}, {"n": True}), ({"n": 0}, {"n": False}), ({"n": 1}, {"n": "1"}), ({"n": None}, {}),
+    ({"n": "\xe9"}, {"n": "e\u0301"}), ({"n": [1, 2]}, {"n": [2, 1]}),
+)  # fmt: skip
+
+
 @IDEMPOTENCY.law(
     clause="docs/security.md 5",
     expected="it's refused, by asap:admission/key_mismatch (-32063), and not answered with the first answer",
@@ -45,13 +52,12 @@ def another_request_under_the_key(lab: Lab) -> Steps[None]:
     answer = yield from lab.send(other, key=key)
     refused(answer, "another conversation_id and the same input", codes=["asap:admission/key_mismatch"])
     # Another skill may refuse such an input.
-    alike: tuple[tuple[Json, Json], ...] = ((1, True), (0, False)) if lab.skill == HARMLESS_SKILL else ()
-    for first, second in alike:
-        key, payload = lab.fresh(), lab.task(input={"n": first})
+    for first, second in _ALIKE if lab.skill == HARMLESS_SKILL else ():
+        key, payload = lab.fresh(), lab.task(input=first)
         yield from lab.succeed(lab.envelope(payload=payload), key=key)
-        other = lab.envelope(payload={**payload, "input": {"n": second}})
-        answer = yield from lab.send(other, key=key)
-        refused(answer, f"input.n: {second} for {first}", codes=["asap:admission/key_mismatch"])
+        answer = yield from lab.send(lab.envelope(payload={**payload, "input": second}), key=key)
+        example = f"input: {json.dumps(second)} for {json.dumps(first)}"
+        refused(answer, example, codes=["asap:admission/key_mismatch"])
 
 
 @IDEMPOTENCY.law(
@@ -169,6 +175,16 @@ def keys_are_compared_whole(lab: Lab) -> Steps[None]:
     accepted((yield from lab.send(lab.envelope(), key=key)))
     for example, other in (("upper case", key.upper()), ("longer", f"{key}b"), ("shorter", key[:-1])):
         accepted((yield from lab.send(lab.envelope(), key=other)), example)
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 5", expected="an answer of its own for each: it's another key", needs=_NEEDS, strict=True
+)
+def characters_of_keys(lab: Lab) -> Steps[None]:
+    """Keys that differ in a blank, or in Unicode's form only, are two keys."""
+    key = lab.fresh()
+    for other in (f"{key}\xe9", f"{key}e\u0301", f"{key} \xe9", f" {key}\xe9", f"{key}\xe9 "):
+        accepted((yield from lab.send(lab.envelope(), key=other)), ascii(other))
 
 
 @IDEMPOTENCY.law(

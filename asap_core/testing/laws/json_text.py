@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from asap_core.testing.laws.checks import answered, refused
+from asap_core.testing.laws.checks import accepted, answered, refused
 from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
@@ -61,6 +61,25 @@ def nothing_after_the_text(lab: Lab) -> Steps[None]:
     for example, added in (("a second text", b"{}"), ("a comma", b","), ("a zero byte", b"\0")):
         refused((yield from lab.post(to_body(lab.rpc(lab.envelope())) + added)), example)
     refused((yield from lab.post(to_body(lab.rpc(lab.envelope()))[:-1])), "cut short")
+
+
+@JSON_TEXT.law(clause="RFC 8259 §2", expected="each is accepted", needs={Need.SKILL})
+def blanks_around_the_text(lab: Lab) -> Steps[None]:
+    """Blanks, tabs and line ends may stand before and after the JSON text."""
+    for blank in (b" ", b"\t", b"\n", b"\r\n"):
+        accepted((yield from lab.post(blank + to_body(lab.rpc(lab.envelope())))), f"{blank!r} before")
+        accepted((yield from lab.post(to_body(lab.rpc(lab.envelope())) + blank)), f"{blank!r} after")
+
+
+@JSON_TEXT.law(
+    clause="RFC 8259 §2; docs/security.md 19", expected=_EXPECTED, severity=Severity.HARDENING, needs={Need.SKILL},
+    strict=True,
+)  # fmt: skip
+def other_blanks(lab: Lab) -> Steps[None]:
+    """Form feeds, no-break spaces and other blanks that JSON doesn't have are refused around the text."""
+    for blank in ("\x0b", "\x0c", "\x85", "\xa0", "\u2028", "\u3000"):
+        refused((yield from lab.post(blank.encode() + to_body(lab.rpc(lab.envelope())))), f"{blank!a} before")
+        refused((yield from lab.post(to_body(lab.rpc(lab.envelope())) + blank.encode())), f"{blank!a} after")
 
 
 @JSON_TEXT.law(

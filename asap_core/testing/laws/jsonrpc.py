@@ -11,7 +11,7 @@ from asap_core.wire.json_types import Json, JsonObject
 
 JSONRPC: Final = LawGroup("jsonrpc", "requests and responses of JSON-RPC 2.0")
 
-_IDS: Final[tuple[Change, ...]] = (ABSENT, None, {"a": 1}, [1], 1.5, True)
+_IDS: Final[tuple[Change, ...]] = (ABSENT, None, {"a": 1}, [1], 1.5, 1.0, True)
 
 
 @JSONRPC.law(
@@ -20,7 +20,7 @@ _IDS: Final[tuple[Change, ...]] = (ABSENT, None, {"a": 1}, [1], 1.5, True)
 )  # fmt: skip
 def other_methods(lab: Lab) -> Steps[None]:
     """A method other than asap.send is refused."""
-    for method in ("asap.sends", "ASAP.SEND", "rpc.discover", ""):
+    for method in ("asap.sends", "ASAP.SEND", "rpc.discover", "", " asap.send", "asap.send\n"):
         refused((yield from lab.call(lab.rpc(lab.envelope(), method=method))), f"method {method!r}")
 
 
@@ -131,6 +131,29 @@ def media_type(lab: Lab) -> Steps[None]:
     for example, body in (("a result", lab.rpc(lab.envelope())), ("an error", {})):
         kind = (yield from lab.call(body)).header("content-type") or ""
         check(kind.lower().partition(";")[0].strip() == "application/json", f"Content-Type: {kind!r}", example)
+
+
+@JSONRPC.law(clause="RFC 9110 §8.3.1", expected="each is accepted", severity=Severity.SHOULD, needs={Need.SKILL})
+def media_types_of_requests(lab: Lab) -> Steps[None]:
+    """A call's media type is read in any case, and with a parameter."""
+    for kind in ("application/json; charset=utf-8", "APPLICATION/JSON", 'application/json;charset="UTF-8"'):
+        answer = yield from lab.call(lab.rpc(lab.envelope()), headers=[("Content-Type", kind)])
+        accepted(answer, f"Content-Type: {kind}")
+
+
+@JSONRPC.law(
+    clause="JSON-RPC 2.0 §5; docs/security.md 22",
+    expected="the id of the refusal is null",
+    severity=Severity.HARDENING,
+    needs={Need.SKILL},
+    strict=True,
+)
+def unusable_ids_are_not_sent_back(lab: Lab) -> Steps[None]:
+    """The refusal of a request whose id is neither text nor an integer has the id null."""
+    for value in _IDS:
+        answer = yield from lab.call(lab.rpc(lab.envelope(), id=value))
+        refused(answer, f"id {value!r}")
+        check(answer.document.get("id", "") is None, f"id: {answer.document.get('id', 'none')!r}", f"id {value!r}")
 
 
 @JSONRPC.law(

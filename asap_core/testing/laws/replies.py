@@ -33,9 +33,11 @@ def a_valid_call_is_accepted(lab: Lab) -> Steps[None]:
 )
 def correlation(lab: Lab) -> Steps[None]:
     """A reply's correlation_id is the id of the envelope that it answers."""
-    sent = lab.fresh()
-    reply = accepted((yield from lab.send(lab.envelope(id=sent))))
-    check(reply.get("correlation_id") == sent, f"correlation_id: {reply.get('correlation_id')!r}, sent id: {sent!r}")
+    for example, chained in (("", None), ("a request with a correlation_id of its own", lab.fresh())):
+        sent = lab.fresh()
+        reply = accepted((yield from lab.send(lab.envelope(id=sent, correlation_id=chained))), example)
+        got = reply.get("correlation_id")
+        check(got == sent, f"correlation_id: {got!r}, sent id: {sent!r}", example)
 
 
 @REPLIES.law(

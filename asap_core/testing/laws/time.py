@@ -110,7 +110,7 @@ def spellings_of_dates(lab: Lab) -> Steps[None]:
     now = _now(lab)
     for text in (
         f"{now:%Y-%m-%dt%H:%M:%Sz}", f"{now:%Y-%m-%d %H:%M:%SZ}", f"{now:%Y-%m-%dT%H:%M:%S.%f}123Z",
-        f"{now:%Y-%m-%dT%H:%M:%S}+00:00",
+        f"{now:%Y-%m-%dT%H:%M:%S}+00:00", f"{now:%Y-%m-%dT%H:%M:%S}-00:00",
     ):  # fmt: skip
         accepted((yield from lab.send(lab.envelope(timestamp=text))), text)
 

@@ -4,6 +4,8 @@ It's a second implementation, independent of `asap_core`: small enough to read, 
 """
 
 from collections.abc import Callable, Iterable
+from math import ceil
+from posixpath import normpath
 from time import monotonic as system_monotonic, time as system_time
 from typing import Any, Final
 from uuid import uuid4
@@ -100,6 +102,10 @@ class PlantedAgent:
             path = path.lower()
         if self.broken("http.path_slash"):
             path = path.rstrip("/") or "/"
+        if self.broken("http.path_dots"):
+            path = normpath(path)
+        if self.broken("http.path_parameters"):
+            path = path.partition(";")[0]
         if self.broken("http.path_slashes"):
             path = path.replace("//", "/")
         if self.broken("http.path_encoded"):
@@ -126,10 +132,14 @@ class PlantedAgent:
             if self.broken("errors.echo_version"):
                 details["requested"] = offered
             return self._refused(CallFault("version", details=details), request, unread=True)
+        kind = request.value("content-type") or "application/json"
+        if kind != "application/json" and self.broken("jsonrpc.media_type_exact"):
+            return self._plain(request, 415, "Unsupported Media Type", unread=True)
         return self._too_large(request) or self._uncodable(request)
 
     def _not_allowed(self, allow: str, request: PlantedRequest) -> PlantedResponse:
-        fields = () if self.broken("http.allow_missing") else (("allow", allow),)
+        silent = self.broken("http.allow_missing") or (allow != "POST" and self.broken("discovery.allow_of_documents"))
+        fields = () if silent else (("allow", allow),)
         status = 404 if self.broken("http.method_not_allowed") else 405
         return self._plain(request, status, "Method Not Allowed", *fields, unread=True)
 
@@ -242,6 +252,8 @@ class PlantedAgent:
             if self.broken("idempotency.batch_snapshot"):
                 self.calls.keys.kept = dict(keys)
             answered, fault = self._item(item, place, self._header_key(request), caller)
+            if isinstance(item, dict) and "id" not in item and self.broken("batch.notifications_dropped"):
+                continue
             if fault is not None and self.broken("batch.first_failure_ends"):
                 return self._answered(answered, fault, request)
             if fault is not None and fault.kind == "internal" and self.broken("failures.end_the_batch"):
@@ -301,8 +313,10 @@ class PlantedAgent:
             code = codes.get(fault.kind) if fault is not None else None
             error = f', error="{code}"' if code and not self.broken("identity.challenge_error") else ""
             fields = (*fields, ("www-authenticate", f'Bearer realm="asap"{error}'))
-        if status == 503:
-            fields = (*fields, ("retry-after", "1"))
+        if status == 503 and not self.broken("errors.retry_after_missing"):
+            seconds = ceil(fault.retry_after or 1.0) if fault is not None else 1
+            shown = seconds * 1000 if self.broken("errors.retry_after_in_milliseconds") else seconds
+            fields = (*fields, ("retry-after", str(shown)))
         return self._sent(PlantedResponse(status=status, fields=fields, body=write_text(answered)), request)
 
     def _refused(self, fault: CallFault, request: PlantedRequest, *, unread: bool = False) -> PlantedResponse:

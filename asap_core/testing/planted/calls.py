@@ -6,6 +6,7 @@ that can't run. An idempotency key is looked up before the nonce, since a retry 
 
 import json
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
@@ -260,10 +261,17 @@ class Calls:
                 details["payload_type"] = envelope["payload_type"]
             raise CallFault("handler", details=details)
         task = check_task(envelope["payload"], self.broken)
+        task = {**task, "skill_id": self._skill(task["skill_id"])}
         if task["skill_id"] not in self.options.skills and not self.broken("envelope.any_skill"):
             named = [task["skill_id"]] if self.broken("errors.echo_skill") else []
             raise CallFault("handler", details={"skills": [*sorted(self.options.skills), *named]})
         return task
+
+    def _skill(self, name: str) -> str:
+        """Return the name of a skill as it's compared."""
+        if self.broken("envelope.skill_case"):
+            name = name.lower()
+        return unicodedata.normalize("NFKC", name) if self.broken("envelope.skill_normalised") else name
 
     def _check_nonce(self, envelope: dict[str, Any]) -> None:
         extensions = envelope["extensions"]
@@ -284,6 +292,10 @@ class Calls:
             key = key.lower()
         if self.broken("idempotency.key_cut"):
             key = key[:16]
+        if self.broken("idempotency.key_normalised"):
+            key = unicodedata.normalize("NFC", key)
+        if self.broken("idempotency.key_trimmed"):
+            key = key.strip()
         if self.broken("idempotency.shared_by_senders"):
             return "", key
         return (str(envelope["sender"]), key) if caller.urn else (caller.peer, envelope["sender"], key)
@@ -300,7 +312,12 @@ class Calls:
             return f"{self.line_feeds} {envelope['payload']}"
         if self.broken("idempotency.true_is_one"):
             return str([_with_numbers(envelope[name]) for name in names])
-        return json.dumps([envelope[name] for name in names], sort_keys=not self.broken("idempotency.key_order"))
+        asked = json.dumps([envelope[name] for name in names], sort_keys=not self.broken("idempotency.key_order"))
+        if self.broken("idempotency.input_normalised"):
+            asked = unicodedata.normalize("NFC", json.dumps(json.loads(asked), ensure_ascii=False))
+        if self.broken("idempotency.input_as_text"):
+            asked = asked.replace('"', "")
+        return asked.replace('"n": null', "") if self.broken("idempotency.input_nulls") else asked
 
     def _once(self, scope: Seen, envelope: dict[str, Any], issued: float, task: dict[str, Any]) -> Any:
         if self.broken("idempotency.replay_first"):

@@ -5,6 +5,7 @@
 
 from collections.abc import Generator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 from asap_core.testing.planted.agent import PlantedAgent
@@ -98,7 +99,7 @@ class PlantedConnection:
         response = self.agent.before_body(request)
         if response is None:
             response = yield from self._with_body(request)
-        elif response.close and self.broken("http.refused_body_is_a_request"):
+        elif response.close and self._reads_on_after(response):
             response = replace(response, close=False)
         elif request.length and not response.close and not self.broken("http.body_of_get_is_a_request"):
             yield from self._take(request.length)
@@ -106,8 +107,14 @@ class PlantedConnection:
         if self.broken("http.pipelined_lost"):
             self._buffer.clear()
 
+    def _reads_on_after(self, response: PlantedResponse) -> bool:
+        """Whether the body of a request that was refused early is read as the next one. Only a broken agent's is."""
+        too_large = response.status == 413 and self.broken("http.open_after_413")
+        return too_large or self.broken("http.refused_body_is_a_request")
+
     def _with_body(self, request: PlantedRequest) -> Generator[None, bytes, PlantedResponse]:
-        expects = "100-continue" in (request.value("expect") or "").lower()
+        expectation = request.value("expect") or ""
+        expects = "100-continue" in (expectation if self.broken("http.expect_case") else expectation.lower())
         if expects and not self._buffer and not self.broken("http.expect"):
             self._out += b"HTTP/1.1 100 Continue\r\n\r\n"
         if request.length is None:
@@ -196,6 +203,11 @@ class PlantedConnection:
             )
         if response.close and not self.broken("http.close_unsaid"):
             fields = (*fields, ("connection", "close"))
+        if self.broken("http.length_twice"):
+            fields = (*fields, *(field for field in fields if field[0] == "content-length"))
+        if not self.broken("http.date_missing"):
+            form = "%Y-%m-%dT%H:%M:%SZ" if self.broken("http.date_form") else "%a, %d %b %Y %H:%M:%S GMT"
+            fields = (*fields, ("date", datetime.fromtimestamp(self.agent.wall(), UTC).strftime(form)))
         lines = [f"HTTP/1.1 {response.status} {REASONS.get(response.status, 'Status')}"]
         lines += [f"{name}: {value}" for name, value in fields]
         end = "\n" if self.broken("http.response_line_ends") else "\r\n"

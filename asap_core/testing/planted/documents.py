@@ -86,6 +86,10 @@ class PlantedDocuments:
             manifest["auth"] = None
         if self.broken("discovery.manifest_id"):
             manifest["id"] = "Planted"
+        if self.broken("discovery.manifest_endpoint"):
+            manifest["endpoints"]["asap"] = "/asap"
+        if self.broken("discovery.manifest_types"):
+            manifest["ttl_seconds"] = "5 minutes"
         if self.broken("discovery.manifest_skills"):
             manifest["capabilities"]["skills"] = []
         if self.broken("discovery.manifest_json"):
@@ -99,8 +103,12 @@ class PlantedDocuments:
         asked = request.value("if-none-match")
         if self.broken("discovery.if_none_match_first_line"):
             asked = next(iter(request.values("if-none-match")), None)
-        if asked is None or self.broken("discovery.if_none_match"):
+        if asked is None:
+            return bool(request.values("if-modified-since")) and self.broken("discovery.if_modified_since")
+        if self.broken("discovery.if_none_match"):
             return False
+        if request.values("if-modified-since") and self.broken("discovery.if_modified_since"):
+            return True
         if request.method == "HEAD" and self.broken("discovery.if_none_match_head"):
             return False
         if self.broken("discovery.if_none_match_any"):

@@ -119,11 +119,24 @@ def check_envelope(value: dict[str, Any], broken: Breaks) -> dict[str, Any]:
     answers = isinstance(whole.get("payload_type"), str) and normal_type(whole["payload_type"], broken) in _ANSWERS
     if answers and not whole["correlation_id"] and not broken("envelope.correlation_missing"):
         problems.append(Misfit(_PLACE, "correlation_id to name the envelope that this payload type answers"))
+    problems += _refused_by_a_break(value, whole, broken)
     if problems:
         if broken("errors.first_problem_only"):
             del problems[1:]
         raise CallFault("malformed", *problems, note="Invalid envelope structure")
     return whole
+
+
+def _refused_by_a_break(value: dict[str, Any], whole: dict[str, Any], broken: Breaks) -> list[Misfit]:
+    """Refuse what is right. Only a broken agent does."""
+    more = whole["extensions"]
+    found = [
+        ("envelope.all_fields", whole.keys() - value.keys(), "all fields"),
+        ("envelope.ack_refused", whole["requires_ack"] is True, "no acknowledgement"),
+        ("envelope.correlation_refused", whole["correlation_id"] is not None, "no correlation_id"),
+        ("envelope.extensions_closed", isinstance(more, dict) and more.keys() - {"nonce"}, "a nonce only"),
+    ]
+    return [Misfit(_PLACE, expected) for switch, is_wrong, expected in found if is_wrong and broken(switch)]
 
 
 _TASK: Final[dict[str, FieldRule]] = {
@@ -225,6 +238,8 @@ def _offset(zone: str | None, broken: Breaks) -> timedelta:
     if zone in "Zz" or broken("time.offset_ignored"):
         return timedelta(0)
     hours, minutes = int(zone[1:3]), int(zone[-2:])
+    if zone == "-00:00" and broken("time.unknown_offset"):
+        raise ValueError("an offset that is known")
     found = timezone(timedelta(hours=hours, minutes=minutes)).utcoffset(None)
     if hours > 12 and broken("time.offset_above_12"):
         raise ValueError("an offset of at most 12 hours")

@@ -129,6 +129,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "time.unix_refused",
         "compression.gzip",
         "batch.unknown",
+        "envelope.correlation_refused",
         "envelope.payload_type_spelling",
         "http.keep_alive",
         "http.field_name_case",

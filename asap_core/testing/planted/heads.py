@@ -19,6 +19,12 @@ _QUERY: Final = re.compile(r"[!$-;=?-~]*")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?")
 # RFC 9110 §5.5: HTAB is the one control character that a value may have.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# With these a broken agent knows a name in the usual spelling only.
+_SPELLINGS: Final = (
+    ("http.case_of_authorization", "Authorization"),
+    ("http.case_of_if_none_match", "If-None-Match"),
+    ("http.case_of_version", "ASAP-Version"),
+)
 # int() of a megabyte of digits takes long, and a number of 19 digits is above any limit.
 _DIGITS: Final = 18
 
@@ -101,6 +107,8 @@ def _request_line(line: str, broken: Breaks) -> tuple[str, str, str]:
     if len(words) != 3 or not re.fullmatch(r"HTTP/\d\.\d", words[2]):
         raise HttpFault(400, "a request line of method, target and version, each after one space")
     method, target, version = words
+    if broken("http.method_case"):
+        method = method.upper()
     if not _TOKEN.fullmatch(method) and not broken("http.method_token"):
         raise HttpFault(400, "a method that is a token")
     if version not in ("HTTP/1.1", "HTTP/1.0") and not broken("http.version"):
@@ -116,6 +124,8 @@ def _field(line: str, broken: Breaks) -> tuple[str, str]:
         if broken("http.field_without_colon") and not colon:
             return "x-ignored", ""
         raise HttpFault(400, "header fields of a name, a colon and a value")
+    if any(name != usual and name.lower() == usual.lower() and broken(switch) for switch, usual in _SPELLINGS):
+        return "x-unknown", value.strip(" \t")
     if broken("http.field_name_case") and not name[0].isupper():
         return "x-unknown", value.strip(" \t")
     return name.lower(), value.strip(" \t")
@@ -213,4 +223,4 @@ def _keeps_open(request: PlantedRequest, version: str, broken: Breaks) -> bool:
         asked.discard("close")
     if broken("http.keep_alive"):
         return False
-    return "close" not in asked and version == "HTTP/1.1"
+    return "close" not in asked and (version == "HTTP/1.1" or broken("http.open_in_http_1_0"))

@@ -4,6 +4,7 @@ A nonce is kept for the whole window by the monotonic clock. When it's forgotten
 what is dated at or before the floor is refused, so that no step of the wall clock makes it acceptable again.
 """
 
+import unicodedata
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +20,7 @@ Seen = tuple[str, ...]
 _FORGETFUL: Final = (
     "replay.forgotten_after_a_minute",
     "replay.forgotten_after_max_age",
+    "replay.forgotten_early",
     "replay.by_the_wall_clock",
     "replay.no_floor",
 )
@@ -87,6 +89,8 @@ class Nonces:
             nonce = nonce.lower()
         if self.broken("replay.nonce_trimmed"):
             nonce = nonce.strip()
+        if self.broken("replay.nonce_normalised"):
+            nonce = unicodedata.normalize("NFC", nonce)
         if self.broken("replay.nonce_cut"):
             nonce = nonce[:8]
         if self.broken("replay.same_nonce_other_id"):
@@ -105,6 +109,8 @@ class Nonces:
             keep = 60.0
         if self.broken("replay.forgotten_after_max_age"):
             keep = self.options.max_age
+        if self.broken("replay.forgotten_early"):
+            keep = self.options.max_age + self.options.skew / 2
         clock = wall if self.broken("replay.by_the_wall_clock") else now
         loose = any(map(self.broken, _FORGETFUL))
         old = []

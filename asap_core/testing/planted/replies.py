@@ -77,6 +77,7 @@ def _wrong(call_id: Any, asked: dict[str, Any]) -> list[tuple[str, str, object]]
         ("replies.correlation_missing", "correlation_id", None),
         ("replies.correlation_is_rpc_id", "correlation_id", str(call_id)),
         ("replies.correlation_of_another", "correlation_id", "another"),
+        ("replies.correlation_chained", "correlation_id", asked["correlation_id"] or asked["id"]),
         ("replies.sender_is_the_caller", "sender", asked["sender"]),
         ("replies.sender_of_another", "sender", "urn:asap:agent:another"),
         ("replies.recipient_is_the_agent", "recipient", asked.get("recipient")),

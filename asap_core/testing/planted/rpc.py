@@ -15,6 +15,8 @@ _MOST: Final = 2**63 - 1
 def readable_id(value: Any, broken: Breaks) -> Any:
     """Return the id of a request, for its answer. None if there is none that can be used."""
     call_id = value.get("id") if isinstance(value, dict) else None
+    if broken("jsonrpc.id_echoed"):
+        return call_id
     return call_id if _is_id(call_id, broken) else None
 
 
@@ -26,7 +28,7 @@ def _is_id(value: Any, broken: Breaks) -> bool:
     if isinstance(value, int):
         return abs(value) <= _MOST or broken("jsonrpc.id_range")
     if isinstance(value, float):
-        return broken("jsonrpc.id_fraction")
+        return broken("jsonrpc.id_fraction") or (value.is_integer() and broken("jsonrpc.id_whole_fraction"))
     return value is not None and broken("jsonrpc.id_type")
 
 
@@ -48,6 +50,8 @@ def read_call(value: Any, broken: Breaks) -> tuple[dict[str, Any], Any]:
 
 
 def _check_method(method: str, broken: Breaks) -> None:
+    if broken("jsonrpc.method_trimmed"):
+        method = method.strip()
     if broken("jsonrpc.method_case"):
         method = method.lower()
     if method != _METHOD and not broken("jsonrpc.any_method"):

@@ -21,6 +21,10 @@ def read_text(data: bytes, *, max_depth: int, broken: Breaks) -> Any:
     if not data and broken("json_text.empty_body"):
         return {}
     text = _decoded(data, broken)
+    if broken("json_text.blanks_around") and text.rstrip() != text:
+        raise UnreadableText("a text that ends with its last bracket")
+    if broken("json_text.other_blanks"):
+        text = text.strip()
     if _looks_deeper(text, max_depth, broken):
         raise UnreadableText(f"at most {max_depth} arrays and objects within each other")
     try:

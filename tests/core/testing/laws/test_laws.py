@@ -54,8 +54,9 @@ def test_this_librarys_agent_keeps_every_law(clock) -> None:
     assert [(each.law.id, each.remark) for each in results if each.outcome is LawResult.FAILED] == []
     skipped = [each.law for each in results if each.outcome is LawResult.SKIPPED]
     others = {law.id for law in skipped if not law.needs & {Need.BYTES, Need.OPEN}}
-    # Without I/O it doesn't know br.
-    assert others == {"compression.brotli_bodies", "compression.corrupt_brotli", "compression.nothing_after_brotli"}
+    # Without I/O it doesn't know br, and its clock goes so far ahead at a start that an old date is refused as such.
+    brotli = {"compression.brotli_bodies", "compression.corrupt_brotli", "compression.nothing_after_brotli"}
+    assert others == {*brotli, "errors.retry_after"}
 
 
 def test_an_agent_of_the_profile_reference_breaks_strict_laws_only(clock) -> None:
