@@ -132,7 +132,8 @@ def names_in_any_case(lab: Lab) -> Steps[None]:
 )  # fmt: skip
 def fields_in_any_case(lab: Lab) -> Steps[None]:
     """The names of all fields that an agent reads are read in any case."""
-    etag = (yield from lab.get(MANIFEST_PATH)).header("etag")
+    etag = (yield from lab.get(MANIFEST_PATH)).header("etag") or ""
+    revalidated = yield from lab.get(MANIFEST_PATH, headers=[("If-None-Match", etag)])
     for example, spelled in (("lower case", str.lower), ("upper case", str.upper)):
         body = to_body(lab.rpc(lab.envelope()))
         names = ("Authorization", "ASAP-Version", "Content-Type", "Content-Length")
@@ -143,7 +144,7 @@ def fields_in_any_case(lab: Lab) -> Steps[None]:
         accepted(answer, example)
         version = answer.header("asap-version")
         check(version == "2.1", f"ASAP-Version: {version}, not 2.1", example)
-        if etag is not None:
+        if revalidated.status == 304:  # noqa: PLR2004 - HTTP's
             answer = yield from lab.get(MANIFEST_PATH, headers=[(spelled("If-None-Match"), etag)])
             check(answer.status == 304, answer, f"If-None-Match in {example}")  # noqa: PLR2004 - HTTP's
 

@@ -70,6 +70,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "json_text.empty_body",
         "json_text.trailing_text",
         "limits.body",
+        "limits.declared_length",
         "compression.bomb",
     ),
     "laws of other groups provoke the refusal that is another one": (
@@ -96,6 +97,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "discovery.body_of_head",
         "envelope.recipient_prefix",
         "envelope.recipient_segment",
+        "http.allow_missing",
         "http.method_not_allowed",
         "http.unknown_path",
     ),
