@@ -165,3 +165,15 @@ def test_an_id_that_no_law_has_is_no_expected_failure(tmp_path, unused_port) -> 
     (tmp_path / "expected.txt").write_text("http.nosuch\n")
     shown = asap("conform", f"http://127.0.0.1:{unused_port}", "--expected-failures", tmp_path / "expected.txt")
     assert (shown.returncode, "no law has the id http.nosuch" in shown.stderr) == (2, True)
+
+
+def test_an_expected_failure_that_is_kept_is_an_error_and_one_that_is_not_tried_is_none(
+    served: Serve,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    url, _ = served("--rate-limit", "off")
+    (tmp_path / "expected.txt").write_text("http.one_host  # which needs --direct\n")
+    conform = ["conform", url, "--only", "http", "--expected-failures", str(tmp_path / "expected.txt")]
+    assert asap(*conform).returncode == 0
+    shown = asap(*conform, "--direct")
+    assert (shown.returncode, "expected to fail, and didn't: http.one_host" in shown.stderr) == (1, True)
