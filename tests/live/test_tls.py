@@ -4,9 +4,8 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,16 @@ import pytest
 
 from asap_adapters import TLS, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
+from asap_adapters.server import listener, sweeper
 from asap_adapters.server.listener import listen
+from asap_adapters.server.sweeper import Sweeper
 from asap_core import Agent, Policy, StartPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
 GET = b"GET /health HTTP/1.1\r\nHost: a\r\n"
+# Nothing here takes that long, unless it hangs.
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def serving(cert: Path):
                 await serve(agent, {"echo": slow}, at=bound, tls=tls, stop=stop)
 
             group.start_soon(main)
-            with anyio.fail_after(20):
+            with anyio.fail_after(SECONDS):
                 yield bound.port, stop
                 stop.set()
 
@@ -72,7 +75,7 @@ def client(request, cert: Path):
 
     def talk(port: int, sent: bytes, then: Callable[[Any], None] = lambda _: None) -> tuple[bytes, str]:
         plain = socket.socket()
-        plain.settimeout(5)
+        plain.settimeout(SECONDS)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that little goes unread
         plain.connect(("127.0.0.1", port))
         with context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as peer:
@@ -94,22 +97,50 @@ def client(request, cert: Path):
     return run
 
 
+@pytest.fixture
+def over(monkeypatch) -> threading.Event:
+    """From when it's set, the time for which the server waits goes a thousand times faster."""
+    event, since = threading.Event(), []
+
+    def time() -> float:
+        now = anyio.current_time()
+        if event.is_set() and not since:
+            since.append(now)
+        return now + 1_000 * (now - since[0]) if since else now
+
+    monkeypatch.setattr(sweeper, "Sweeper", lambda: Sweeper(time=time))
+    return event
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
         (b"", b""),  # it waits for a request in vain
         (GET + b"\r\n", b"200"),  # and for another one
-        (GET + b"Connection: close\r\n\r\n", b"200"),
         (b"nonsense", b"408"),
-        (b"\x00", b"400"),
         (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", b"408"),
+    ],
+)
+async def test_a_connection_whose_wait_is_over_gets_close_notify(
+    serving, client, over: threading.Event, sent: bytes, status: bytes
+) -> None:
+    async with serving() as (port, _):
+        received, how = await client(port, sent, lambda _: over.set())
+    assert (received[9:12], how) == (status, "ended")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (GET + b"Connection: close\r\n\r\n", b"200"),
+        (b"\x00", b"400"),
         # Refused while more comes, some of which the server hasn't decrypted when it ends.
         (b"POST /asap HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n" + b"x" * 50_000, b"413"),
         (GET + b"Connection: close\r\n\r\n" + (GET + b"\r\n") * 20, b"200"),
     ],
 )
 async def test_a_closed_connection_sends_close_notify(serving, client, sent: bytes, status: bytes) -> None:
-    async with serving(idle_timeout=0.3, head_timeout=0.3, body_timeout=0.3) as (port, _):
+    async with serving() as (port, _):
         received, how = await client(port, sent)
     assert (received[9:12], how) == (status, "ended")
 
@@ -120,13 +151,18 @@ async def connected(client, port: int, sent: bytes):
     ends: list[str] = []
     has_sent = threading.Event()
 
+    def sends(peer) -> None:
+        if sent.endswith(b"\r\n\r\n") and b"POST" not in sent:
+            peer.recv(1)  # it's answered
+        has_sent.set()
+
     async def one() -> None:
-        ends.append((await client(port, sent, lambda _: has_sent.set()))[1])
+        ends.append((await client(port, sent, sends))[1])
 
     async with anyio.create_task_group() as group:
         group.start_soon(one)
         await anyio.to_thread.run_sync(has_sent.wait)
-        await anyio.sleep(0.3)  # the server has read it
+        await anyio.sleep(0.3)  # the server has most probably read it; else it reads it after it was told to stop
         yield ends
 
 
@@ -152,38 +188,50 @@ async def test_a_call_cut_off_at_the_end_of_the_drain_gets_close_notify(serving,
         assert ends == ["ended"]
 
 
-async def test_the_peers_close_notify_is_not_waited_for(serving, client) -> None:
-    async with serving() as (port, stop):
+async def test_the_peers_close_notify_is_not_waited_for(serving, client, monkeypatch) -> None:
+    monkeypatch.setattr(listener, "_GOODBYE_SECONDS", 2 * SECONDS)
+    answered, released = threading.Event(), threading.Event()
+    after_the_answer: list[bytes] = []
 
-        def silent(peer) -> None:
-            """Read the answer; for a while send no close_notify and don't close."""
-            peer.recv(65_536)
-            began = time.monotonic()
-            ended.append(peer.unwrap if peer.recv(1) else time.monotonic() - began)
-            time.sleep(1)
+    def silent(peer) -> None:
+        """Read the answer. Until the server is gone send no close_notify, and don't close."""
+        peer.recv(65_536)
+        answered.set()
+        after_the_answer.append(peer.recv(1))
+        released.wait(2 * SECONDS)
 
-        ended: list[Any] = []
-        began = time.monotonic()
-        async with anyio.create_task_group() as group:
-            group.start_soon(client, port, GET + b"\r\n", silent)
-            await anyio.sleep(0.5)
-            stop.set()
-            await anyio.sleep(0.3)
-            group.cancel_scope.cancel()
-        assert 0 < ended[0] < 2
-        assert time.monotonic() - began < 10
+    async with anyio.create_task_group() as group:
+        try:
+            async with serving(drain=2 * SECONDS) as (port, stop):
+                group.start_soon(client, port, GET + b"\r\n", silent)
+                await anyio.to_thread.run_sync(answered.wait, SECONDS)
+                stop.set()
+        finally:
+            released.set()
+    assert after_the_answer == [b""]
 
 
 async def test_a_peer_that_reads_nothing_keeps_no_slot(serving, client) -> None:
     """More answers than fit into the kernel's buffers, unread: no close_notify gets through."""
     async with serving(write_timeout=0.3, connections_per_peer=1) as (port, _):
 
+        connected, released = threading.Event(), threading.Event()
+
+        async def served() -> bool:
+            """Whether a newcomer is served, and not cut off because its address has no slot left."""
+            with suppress(OSError):
+                return (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
+            return False
+
         def reads_nothing(peer) -> None:
-            time.sleep(2)
+            connected.set()
+            released.wait(SECONDS)
             peer.close()
 
         many = (GET.replace(b"/health", b"/.well-known/asap/manifest.json") + b"\r\n") * 1000
         async with anyio.create_task_group() as group:
             group.start_soon(client, port, many, reads_nothing)
-            await anyio.sleep(1.8)
-            assert (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
+            await anyio.to_thread.run_sync(connected.wait, SECONDS)
+            while not await served():
+                pass
+            released.set()
