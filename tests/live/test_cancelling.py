@@ -26,6 +26,9 @@ from asap_core import Agent, Policy, StartPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
+# Nothing here takes that long, unless it hangs.
+SECONDS = 60.0
+
 TASK = ("task.request", {"skill_id": "echo", "input": {}})
 Work = Callable[[AgentClient, str], Coroutine[Any, Any, object]]
 Open = Callable[[], AgentClient]
@@ -49,9 +52,9 @@ async def served(tls: tuple[str, str] | None) -> AsyncIterator[tuple[str, Open]]
     verify = ssl.create_default_context(cafile=None if tls is None else tls[0])
     async with anyio.create_task_group() as group:
         group.start_soon(functools.partial(serve, agent, {"echo": echo}, at=bound, tls=files))
-        yield base, lambda: AgentClient(sender="urn:asap:agent:me", http=HttpOptions(verify=verify, timeout=10.0))
+        yield base, lambda: AgentClient(sender="urn:asap:agent:me", http=HttpOptions(verify=verify, timeout=SECONDS))
         group.cancel_scope.cancel()
-    with anyio.fail_after(5):
+    with anyio.fail_after(SECONDS):
         while sockets() > before:  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
 
@@ -161,7 +164,7 @@ async def test_a_client_cancelled_at_each_await_stays_usable(
                     interrupted = Interrupted(at, late=late, natively=natively)
                     await interrupted.run(work(client, base))
                     ended = ended or (interrupted.awaits < at and not warm)
-                with anyio.fail_after(5):
+                with anyio.fail_after(SECONDS):
                     async with anyio.create_task_group() as group:
                         for _ in range(4):
                             group.start_soon(work, client, base)
@@ -193,7 +196,7 @@ async def test_a_client_cancelled_at_random_moments_stays_usable(
                         await work(client, base)
             except TimeoutError:
                 cancelled += 1
-        with anyio.fail_after(20):
+        with anyio.fail_after(SECONDS):
             async with anyio.create_task_group() as group:
                 for _ in range(50):
                     group.start_soon(send, client, base)

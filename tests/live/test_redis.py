@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,13 +29,19 @@ from asap_core.wire.handler_reply import Replied
 from tests import builders
 from tests.builders import manifest
 from tests.live.redis_server import Server, server
+from tests.live.skipped_time import backend, let_time_pass, skip_time, stop_time
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
 
 ALICE = "urn:asap:agent:alice"
 ANSWER = Replied("task.response", {"task_id": "t"})
-# What a busy machine takes beside the waiting itself; a second wait would be far longer.
-SLACK = 0.4
+# Nothing here takes that long, unless it hangs.
+SECONDS = 60.0
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def anyio_backend(request) -> Any:
+    return backend(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +80,17 @@ def question(nonce: str, key: str | None = None, **changes) -> AdmissionQuestion
     return evolve(plain, **changes)
 
 
-def stored(redis: Server, timeout: float = 1.0, **policy):
+def stored(redis: Server, timeout: float = SECONDS, **policy):
     return RedisStore.open(redis.url, agent(**policy), timeout=timeout)
+
+
+async def until_admitted(store: RedisStore, *, key: str | None = None) -> None:
+    """Ask until the server is connected to again."""
+    with anyio.fail_after(SECONDS):
+        for number in count():
+            if isinstance(await store.ask(question(f"again{number}", key)), Admitted):
+                return
+            await anyio.sleep(0.05)
 
 
 class Counting:
@@ -95,15 +111,19 @@ async def served(url: str, handler, **options) -> AsyncIterator[str]:
     policy = options.pop("policy", {})
     one = agent(auth="authenticate" in options, **policy)
     storage = Redis(url, share_peer_limits=options.pop("share_peer_limits", False))
+    opened = partial(RedisStore.open, timeout=options.pop("timeout", SECONDS))
     async with anyio.create_task_group() as group:
-        yield await group.start(
-            partial(serve, one, {"count": handler}, at=("127.0.0.1", 0), storage=storage, **options)
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RedisStore, "open", opened)
+            served_at = await group.start(
+                partial(serve, one, {"count": handler}, at=("127.0.0.1", 0), storage=storage, **options)
+            )
+        yield served_at
         group.cancel_scope.cancel()
 
 
 def web(**options) -> httpx.AsyncClient:
-    return httpx.AsyncClient(trust_env=False, timeout=20, **options)
+    return httpx.AsyncClient(trust_env=False, timeout=SECONDS, **options)
 
 
 async def post(http: httpx.AsyncClient, url: str, key: str | None = None) -> httpx.Response:
@@ -183,9 +203,9 @@ async def test_a_store_recovers_from_a_server_that_is_gone_and_comes_back(mortal
             assert await store.ask(question("n3")) == StoreUnavailable(1.0)
         await store.record(begun.reservation, ANSWER, 10)  # nobody is told, and nothing breaks
         mortal.start()
-        await anyio.sleep(0.2)
+        await until_admitted(store)
         # Empty, and another one: all that may have been accepted there is refused.
-        assert not isinstance(await store.ask(asked), Admitted)
+        assert not isinstance(await store.ask(asked), Admitted | StoreUnavailable)
         assert await store.ask(question("n4")) == Admitted(None)
     said = [record.message for record in caplog.records if record.name == "asap.redis"]
     assert len(said) == 2
@@ -194,9 +214,11 @@ async def test_a_store_recovers_from_a_server_that_is_gone_and_comes_back(mortal
 
 
 async def test_a_server_that_hangs_blocks_no_caller_and_keeps_no_connection(mortal: Server) -> None:
+    stop_time()
     async with stored(mortal, 0.2) as store:
         assert await store.ask(question("n0")) == Admitted(None)
         mortal.hang()
+        skip_time()
         answers = []
 
         async def ask(number: int) -> None:
@@ -207,15 +229,15 @@ async def test_a_server_that_hangs_blocks_no_caller_and_keeps_no_connection(mort
             async with anyio.create_task_group() as group:
                 for number in range(300):
                     group.start_soon(ask, round_ * 1000 + number)
-            assert anyio.current_time() - began < 5
+            assert anyio.current_time() - began == pytest.approx(0.2)
         assert answers == [StoreUnavailable(1.0)] * 600
         await anyio.sleep(0.3)  # the connection that was left is ended once all who waited there have gone
         gc.collect()
         # Of 600 nothing is left but what the last attempt to connect was about.
         assert sum(type(one) is Request for one in gc.get_objects()) < 5
         mortal.go_on()
-        await anyio.sleep(0.5)
-        assert await store.ask(question("n1")) == Admitted(None)
+        let_time_pass()
+        await until_admitted(store)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["hangs midway", "hangs while it is connected to again"])
@@ -223,14 +245,17 @@ async def test_a_server_that_hangs_blocks_no_caller_and_keeps_no_connection(mort
 async def test_a_server_that_hangs_delays_each_caller_by_one_timeout_at_most(
     mortal: Server, what: str, lost: bool
 ) -> None:
+    stop_time()
     async with stored(mortal, 0.6, principal_limits="9/second") as store:
         held = (await store.ask(question("n1", "k1"))).reservation
         if lost:
             mortal.kill()
             assert await store.ask(question("n2")) == StoreUnavailable(1.0)
             mortal.start()
+            skip_time()
             await anyio.sleep(0.2)
         mortal.hang()
+        skip_time()
         share: Any = SimpleNamespace(scope="principal", key=ALICE, cost=1, partial=False)
         began = anyio.current_time()
         match what:
@@ -246,14 +271,16 @@ async def test_a_server_that_hangs_delays_each_caller_by_one_timeout_at_most(
                 await store.lose(held)
             case _:
                 await store.give_back(held)
-        assert anyio.current_time() - began < 0.6 + SLACK
+        assert anyio.current_time() - began <= 0.6 + 0.001
 
 
 async def test_callers_one_after_another_wait_no_longer_on_a_server_that_hangs(mortal: Server) -> None:
     waited = []
+    stop_time()
     async with stored(mortal, 0.6) as store:
         await store.ask(question("n0"))
         mortal.hang()
+        skip_time()
 
         async def ask(number: int) -> None:
             await anyio.sleep(number / 10)
@@ -265,38 +292,54 @@ async def test_callers_one_after_another_wait_no_longer_on_a_server_that_hangs(m
             for number in range(1, 21):
                 group.start_soon(ask, number)
     assert len(waited) == 20
-    assert max(waited) < 0.6 + SLACK
+    assert max(waited) <= 0.6 + 0.001
 
 
 async def test_a_key_that_a_resumed_server_reads_too_late_is_free_again(mortal: Server) -> None:
+    stop_time()
     async with stored(mortal, 0.3) as store:
         await store.ask(question("n0"))
         mortal.hang()
+        skip_time()
         assert await store.ask(question("n1", "k1")) == StoreUnavailable(1.0)
         mortal.go_on()
-        await anyio.sleep(0.7)
-        assert isinstance(await store.ask(question("n2", "k1")), Admitted)
+        let_time_pass()
+        began = anyio.current_time()
+        await until_admitted(store, key="k1")
+        assert anyio.current_time() - began < 30, "not given back, but over at its deadline"
 
 
 async def test_an_answer_not_recorded_in_time_is_recorded_when_the_server_resumes(mortal: Server) -> None:
+    stop_time()
     async with stored(mortal, 0.3) as store:
-        done = await store.ask(question("n1", "k1"))
+        done = await store.ask(question("n1", "k1", deadline=1_000.0))
         mortal.hang()
-        await store.record(done.reservation, ANSWER, 10)
+        skip_time()
+        await store.record(done.reservation, ANSWER, 900)
         mortal.go_on()
-        await anyio.sleep(0.7)
-        assert await store.ask(question("n2", "k1")) == Stored(ANSWER)
+        let_time_pass()
+        with anyio.fail_after(SECONDS):
+            for number in count(2):
+                answer = await store.ask(question(f"n{number}", "k1"))
+                if not isinstance(answer, StoreUnavailable | Running):
+                    break
+                await anyio.sleep(0.05)
+            assert answer == Stored(ANSWER)
 
 
 async def test_callers_leave_a_server_that_hangs_between_two_answers_after_their_timeout(mortal: Server) -> None:
+    stop_time()
     async with stored(mortal, 0.3) as store:
         await store.ask(question("n0"))
         for round_ in range(3):
             mortal.hang()
+            skip_time()
+            began = anyio.current_time()
             assert await store.ask(question(f"n{round_}", f"k{round_}")) == StoreUnavailable(1.0)
+            assert anyio.current_time() - began == pytest.approx(0.3)
             mortal.go_on()
-            await anyio.sleep(0.2)
-            assert isinstance(await store.ask(question(f"m{round_}")), Admitted)
+            let_time_pass()
+            await until_admitted(store)
 
 
 async def test_a_server_with_everything_deleted_counts_as_started_anew(redis: Server) -> None:
@@ -312,11 +355,12 @@ async def test_a_server_with_everything_deleted_counts_as_started_anew(redis: Se
 class TestOpen:
     async def test_a_server_that_hangs_is_an_error(self, mortal: Server) -> None:
         mortal.hang()
+        skip_time()
         began = anyio.current_time()
         with pytest.raises(OSError, match=r"redis at 127\.0\.0\.1:\d+: "):
             async with stored(mortal, 0.3):
                 pass
-        assert anyio.current_time() - began < 4 * 0.3 + SLACK
+        assert anyio.current_time() - began <= 4 * 0.3 + 0.001
 
     async def test_a_server_that_is_not_there_is_an_error(self) -> None:
         with pytest.raises(OSError, match=r"redis at 127\.0\.0\.1:1: .+"):
@@ -394,8 +438,10 @@ async def test_without_redis_calls_are_answered_503_and_all_else_continues(morta
         for path in ("/.well-known/asap/manifest.json", "/.well-known/asap/health", "/ready"):
             assert (await http.get(url + path)).status_code == 200
         mortal.start()
-        await anyio.sleep(0.3)
-        assert "result" in (await post(http, url)).json()
+        with anyio.fail_after(SECONDS):
+            while (again := await post(http, url)).status_code == 503:
+                await anyio.sleep(0.05)
+        assert "result" in again.json()
         assert handler.runs == 2
 
 
@@ -412,11 +458,10 @@ async def test_a_server_that_hangs_delays_no_other_request(mortal: Server) -> No
             for _ in range(20):
                 group.start_soon(ask)
             await anyio.sleep(0.1)
-            began = anyio.current_time()
             for _ in range(5):
                 assert (await http.get(f"{url}/ready")).status_code == 200
             assert not statuses
-            assert anyio.current_time() - began < 0.9  # the first answer from a hanging server comes after a second
+            mortal.kill()
         assert statuses == [503] * 20
 
 
@@ -426,20 +471,23 @@ async def test_a_server_that_hangs_while_the_work_runs_delays_the_answer_by_a_se
     async def work(_request, _context):
         nonlocal ended
         mortal.hang()
+        skip_time()
         ended = anyio.current_time()
         return {"runs": 1}
 
-    async with served(mortal.url, work) as url, web() as http:
+    stop_time()
+    async with served(mortal.url, work, timeout=1.0) as url, web() as http:
         assert "result" in (await post(http, url, "k")).json()
-        assert anyio.current_time() - ended < 1 + SLACK
+        # A second wait would make two. The loop has other timers, which a slow machine may skip to meanwhile.
+        assert anyio.current_time() - ended < 1.9
         began = anyio.current_time()
         assert (await post(http, url, "k")).status_code == 503
-        assert anyio.current_time() - began < 1 + SLACK
+        assert anyio.current_time() - began < 1.9
 
 
 async def test_all_processes_share_the_limits_of_principals_and_report_them(redis: Server) -> None:
     table = TokenTable({"secret-of-alice": ALICE})
-    options: Any = {"authenticate": table.verify, "policy": {"principal_limits": "3/minute"}}
+    options: Any = {"authenticate": table.verify, "policy": {"principal_limits": "3/hour"}}
     async with (
         served(redis.url, Counting(), **options) as one,
         served(redis.url, Counting(), **options) as other,
@@ -447,12 +495,12 @@ async def test_all_processes_share_the_limits_of_principals_and_report_them(redi
     ):
         answers = [await post(http, url) for url in (one, other, one, other)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    assert answers[0].headers["ratelimit"] == '"3-per-60s";r=2;t=20'
-    assert 15 <= int(answers[3].headers["retry-after"]) <= 20
+    assert answers[0].headers["ratelimit"] == '"3-per-3600s";r=2;t=1200'
+    assert 600 <= int(answers[3].headers["retry-after"]) <= 1_200
 
 
 async def test_all_processes_share_the_limits_of_peers_if_configured(redis: Server) -> None:
-    options: Any = {"policy": {"peer_limits": "1/minute"}}
+    options: Any = {"policy": {"peer_limits": "1/hour"}}
     for shared, expected in ((False, 200), (True, 429)):
         async with (
             served(redis.url, Counting(), share_peer_limits=shared, **options) as one,

@@ -214,7 +214,6 @@ async def test_the_peers_close_notify_is_not_waited_for(serving, client, monkeyp
 async def test_a_peer_that_reads_nothing_keeps_no_slot(serving, client) -> None:
     """More answers than fit into the kernel's buffers, unread: no close_notify gets through."""
     async with serving(write_timeout=0.3, connections_per_peer=1) as (port, _):
-
         connected, released = threading.Event(), threading.Event()
 
         async def served() -> bool:
