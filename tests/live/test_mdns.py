@@ -369,8 +369,9 @@ async def test_starting_and_stopping_do_not_block_the_loop(monkeypatch) -> None:
     """They take 1.2 s and 0.3 s, and a goodbye 125 ms."""
     loop = Loop()
     steps: list[tuple[Any, str]] = [
-        (Advertiser, "_make_engine"), (Browser, "_make_engine"), (multicast.Engine, "open"), (multicast.Engine, "close"),
-        (multicast, "machine_links"), (multicast, "AsyncZeroconf"), (AnnouncingEngine, "change"),
+        (Advertiser, "_make_engine"), (Browser, "_make_engine"), (multicast.Engine, "open"),
+        (multicast.Engine, "close"), (multicast, "machine_links"), (multicast, "AsyncZeroconf"),
+        (AnnouncingEngine, "change"),
     ]  # fmt: skip
     for owner, name in steps:
         monkeypatch.setattr(owner, name, loop.waited_for(getattr(owner, name)))

@@ -100,7 +100,8 @@ def client(request, cert: Path):
 @pytest.fixture
 def over(monkeypatch) -> threading.Event:
     """From when it's set, the time for which the server waits goes a thousand times faster."""
-    event, since = threading.Event(), []
+    event = threading.Event()
+    since: list[float] = []
 
     def time() -> float:
         now = anyio.current_time()
@@ -219,7 +220,8 @@ async def test_a_peer_that_reads_nothing_keeps_no_slot(serving, client) -> None:
         async def served() -> bool:
             """Whether a newcomer is served, and not cut off because its address has no slot left."""
             with suppress(OSError):
-                return (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
+                ended: bool = (await client(port, GET + b"Connection: close\r\n\r\n"))[1] == "ended"
+                return ended
             return False
 
         def reads_nothing(peer) -> None:
