@@ -47,8 +47,22 @@ def quick(monkeypatch) -> None:
 
 @pytest.fixture
 def unhurried(quick, monkeypatch) -> None:
-    """Where it's about names that are taken: as on a real link."""
+    """Where it's about names that are taken: as on a real link.
+
+    zeroconf sends the probes that are late at once, one after another, and waits for no answers then. So its clock
+    stands still while this process does.
+    """
     monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 500)
+    real, stood_still = zeroconf._core.current_time_millis, 0.0
+    last = real()
+
+    def current_time_millis() -> float:
+        nonlocal last, stood_still
+        stood_still += max(0.0, real() - stood_still - last - 600)
+        last = real() - stood_still
+        return last
+
+    monkeypatch.setattr(zeroconf._core, "current_time_millis", current_time_millis)
 
 
 def advertiser(port=PORT, name="Live Agent", **changes):

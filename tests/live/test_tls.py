@@ -12,12 +12,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from asap_adapters.server.sweeper import Sweeper
 
 from asap_adapters import TLS, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server import listener, sweeper
 from asap_adapters.server.listener import listen
-from asap_adapters.server.sweeper import Sweeper
 from asap_core import Agent, Policy, StartPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
