@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def unhurried(quick, monkeypatch) -> None:
     stands still while this process does.
     """
     monkeypatch.setattr(zeroconf._core, "_CHECK_TIME", 500)
-    real, stood_still = zeroconf._core.current_time_millis, 0.0
+    real: Callable[[], float] = zeroconf._core.current_time_millis  # type: ignore[attr-defined]
+    stood_still = 0.0
     last = real()
 
     def current_time_millis() -> float:

@@ -12,11 +12,11 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from asap_adapters.server.sweeper import Sweeper
 
 from asap_adapters import TLS, serve
 from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
-from asap_adapters.server import listener, sweeper
+from asap_adapters.server import acceptor, connection_limits
+from asap_adapters.server.connection_limits import Sweeper
 from asap_adapters.server.listener import listen
 from asap_core import Agent, Policy, StartPolicy
 
@@ -109,7 +109,7 @@ def over(monkeypatch) -> threading.Event:
             since.append(now)
         return now + 1_000 * (now - since[0]) if since else now
 
-    monkeypatch.setattr(sweeper, "Sweeper", lambda: Sweeper(time=time))
+    monkeypatch.setattr(connection_limits, "Sweeper", lambda: Sweeper(time=time))
     return event
 
 
@@ -190,7 +190,7 @@ async def test_a_call_cut_off_at_the_end_of_the_drain_gets_close_notify(serving,
 
 
 async def test_the_peers_close_notify_is_not_waited_for(serving, client, monkeypatch) -> None:
-    monkeypatch.setattr(listener, "_GOODBYE_SECONDS", 2 * SECONDS)
+    monkeypatch.setattr(acceptor, "_GOODBYE_SECONDS", 2 * SECONDS)
     answered, released = threading.Event(), threading.Event()
     after_the_answer: list[bytes] = []
 
