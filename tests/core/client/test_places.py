@@ -1,6 +1,7 @@
 """Places: there is a place for the next key, however many the others take."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import Phase, given, settings, strategies as st
@@ -49,6 +50,18 @@ def test_a_place_given_back_can_be_taken_by_another_key() -> None:
 def test_a_place_that_was_not_taken_cannot_be_given_back() -> None:
     with pytest.raises(KeyError):
         PlaceQueue[str](4).give_back("a")
+
+
+def test_a_place_goes_to_the_one_who_has_waited_longest_for_it() -> None:
+    places: PlaceQueue[str] = PlaceQueue(1)
+    assert places.take("a")
+    woken: list[str] = []
+    first, second, third = (places.line_up(key, partial(woken.append, key)) for key in "bcd")
+    places.leave(first)
+    places.give_back("a")
+    assert (woken, second.granted, third.granted) == (["c"], True, False)
+    places.leave(second)
+    assert (woken, third.granted, places.held("c"), places.held("d")) == (["c", "d"], True, 0, 1)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 12))
