@@ -16,7 +16,7 @@ from asap_core.net.urls import origin_of
 from asap_core.testing.laws.lab import MANIFEST_PATH, Lab
 from asap_core.testing.laws.survey import ASSUMED, NoManifest
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 EXIT_UNREACHABLE: Final = 3
 """The exit code if there's no agent."""

@@ -14,7 +14,7 @@ from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.runner import Recorder
 from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, refused_caller, survey
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 
 class TokenRefused(Exception):

@@ -15,7 +15,7 @@ from asap_core.auth.dpop_client import ProofKey
 from asap_core.auth.provider_metadata import metadata_urls
 from asap_core.auth.token_cache import TokenKey
 from asap_core.net.urls import is_web_url, normal
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 from asap_core.wire.manifest import AuthScheme
 from asap_core.wire.rules import NONEMPTY, Rule, absent_or
 

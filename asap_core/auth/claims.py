@@ -16,7 +16,7 @@ from asap_core.auth.jws import Algorithm, Jws, algorithms_of, decode_base64url
 from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 from asap_core.wire.rules import NONEMPTY, URN, Rule, integer, number
 
 _MAX_DEPTH: Final = 16

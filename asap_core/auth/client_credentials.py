@@ -16,7 +16,7 @@ from asap_core.auth.bearer import is_scope, is_token
 from asap_core.auth.jws import serialize, signing_input
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 from asap_core.wire.rules import NONEMPTY, Rule, absent_or
 
 JwsSigner = Callable[[bytes], bytes]

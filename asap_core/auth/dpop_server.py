@@ -31,7 +31,7 @@ from asap_core.auth.jws import (
 from asap_core.auth.principal import DpopProof, ProofOffer, ProofRefused
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 _MAX_DEPTH: Final = 8
 # 128 bits: too many to guess a nonce.

@@ -21,7 +21,7 @@ from asap_core.auth.claims import (
 from asap_core.auth.principal import Authenticated, InsufficientScope
 from asap_core.clock import WallTime
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 from asap_core.wire.rules import NONEMPTY, absent_or, integer, number
 
 _MAX_DEPTH: Final = 16

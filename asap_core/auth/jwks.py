@@ -13,7 +13,7 @@ from attrs import frozen
 from asap_core.auth.jws import MAX_KID, Algorithm, Jws, algorithm_of, decode_base64url, encode_base64url
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 
 # A provider has two or three keys, with certificate chains perhaps 10 KB each.
 MAX_KEY_SET: Final = 262_144

@@ -15,7 +15,7 @@ from typing import Final
 from attrs import field, frozen
 
 from asap_core.wire.json import NotJson, read_json, write_json
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 
 # As for any bearer token (`bearer.MAX_TOKEN`): proxies limit headers to 8 KiB.
 MAX_JWS: Final = 8_192

@@ -8,7 +8,7 @@ from attrs import frozen
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.net.urls import DEFAULT_PORTS, read_url
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 
 # Keycloak's has 6 KB.
 MAX_METADATA: Final = 262_144

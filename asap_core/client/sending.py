@@ -38,7 +38,7 @@ from asap_core.net.outbound import Allowed
 from asap_core.net.urls import without_credentials
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope, utc
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.jsonrpc import METHOD, CallId
 
 T = TypeVar("T")

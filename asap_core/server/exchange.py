@@ -108,7 +108,7 @@ from asap_core.server.serving import Scope, Serving
 from asap_core.server.wellknown import METRICS_PATH, status_response
 from asap_core.wire.envelope import SUPPORTED_VERSIONS
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 from asap_core.wire.jsonrpc import MAX_ID, Call, RefusedCall, parse_call
 from asap_core.wire.manifest import HEALTH_PATH, MANIFEST_PATH
 

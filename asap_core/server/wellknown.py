@@ -10,7 +10,7 @@ from attrs import frozen
 from asap_core.http.messages import Request, Response, header_values, json_response, matches_etag
 from asap_core.wire.codec import etag, to_json
 from asap_core.wire.json import write_json
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.manifest import Health, HealthStatus, Load, Manifest
 
 METRICS_PATH: Final = "/asap/metrics"

@@ -12,7 +12,7 @@ from asap_core.testing.laws.lab import ABSENT, Change, changed
 from asap_core.testing.nearly_valid import ENVELOPE_RULES, BrokenRule, break_rule
 from asap_core.testing.strategies import IDS, TEXTS, any_bodies, json_values, timestamps, urns
 from asap_core.wire.codec import format_timestamp
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 # Ages in seconds that an agent with the default policy accepts, with some room for those on a real clock.
 _FRESH: Final = st.just(0.0) | st.floats(-20, 200)

@@ -16,7 +16,7 @@ from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import ABSENT, MANIFEST_PATH, Caller, Change, Lab, changed
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 T = TypeVar("T")
 _OK: Final = 200

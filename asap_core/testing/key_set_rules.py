@@ -11,7 +11,7 @@ from asap_core.testing.laws.lab import Change, changed
 from asap_core.testing.nearly_valid import MISSING, NearlyValid, without
 from asap_core.testing.strategies import TEXTS
 from asap_core.testing.token_rules import TokenIssuer
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 Jwk = Mapping[str, str]
 _BreakSet = Callable[[TokenIssuer, JsonObject], st.SearchStrategy[JsonObject]]

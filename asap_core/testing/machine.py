@@ -22,7 +22,7 @@ from asap_core.testing.bodies import request_bodies
 from asap_core.testing.driven_agent import answer
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import Envelope
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 ALICE = "urn:asap:agent:alice"

@@ -11,7 +11,7 @@ from asap_core.testing.laws.lab import ABSENT, Change
 from asap_core.testing.strategies import TEXTS, envelope_documents, json_values, manifests, urns
 from asap_core.wire.codec import to_json
 from asap_core.wire.envelope import MAX_ID
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 from asap_core.wire.manifest import MAX_TTL
 from asap_core.wire.registry import make_entry
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from asap_core.http.messages import Request
 from asap_core.wire.codec import encode_envelope
 from asap_core.wire.envelope import ASAP_VERSION, Envelope
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 from asap_core.wire.manifest import AuthScheme, Capabilities, Endpoints, Manifest, Skill
 
 _SEGMENT = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)

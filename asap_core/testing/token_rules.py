@@ -14,7 +14,7 @@ from asap_core.auth.jws import decode_base64url, encode_base64url
 from asap_core.testing.laws.lab import ABSENT, Change, changed
 from asap_core.testing.nearly_valid import MISSING, NOT_A_URN, without
 from asap_core.testing.strategies import TEXTS
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 
 @frozen(kw_only=True)

@@ -20,7 +20,7 @@ from asap_core.arguments import NamedField
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.envelope import Envelope, normalise_payload_type
 from asap_core.wire.json import NotJson, read_json
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 from asap_core.wire.manifest import Endpoints, Health, Manifest, ReceivedEndpoints, is_wrapper
 from asap_core.wire.payloads import PAYLOADS, Payload
 from asap_core.wire.rules import InvalidValue, Rule

@@ -12,7 +12,7 @@ from typing import Final, cast
 from attrs import field, frozen
 
 from asap_core.clock import WallTime
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.rules import BOOLEAN, DATE_TIME, OBJECT, TEXT, URN, InvalidValue, Rule, absent_or, parse_timestamp
 
 ASAP_VERSION: Final = "0.1"

@@ -18,11 +18,10 @@ from asap_core.request_values import frozen
 from asap_core.wire.codec import format_timestamp, to_json
 from asap_core.wire.envelope import ASAP_VERSION, ID, PAYLOAD_TYPE, Envelope, utc
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject, NotWritable, plain_json
 from asap_core.wire.jsonrpc import CallId
 from asap_core.wire.payloads import WIRE_NAMES
 from asap_core.wire.rules import InvalidValue
-from asap_core.wire.writable import NotWritable, plain_json
 
 # A batch puts its answers into an array, which is one more level; the payload is at `result.envelope.payload`.
 _ANSWER_DEPTH: Final = MAX_DEPTH - 1

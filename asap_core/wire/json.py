@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn, TypeGuard
 
-from asap_core.wire.json_types import Json
-from asap_core.wire.writable import JSON_VALUES, NotWritable, Path, plain_json
+from asap_core.wire.json_values import JSON_VALUES, Json, NotWritable, Path, plain_json
 
 msgspec: Any
 try:

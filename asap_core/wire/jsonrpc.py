@@ -14,7 +14,7 @@ from asap_core.refusals import (
 )
 from asap_core.request_values import frozen
 from asap_core.wire.envelope import Envelope
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 
 METHOD: Final = "asap.send"
 # Ids are echoed, so they must be short. Integers must fit into 64 bits, which every peer's JSON reader can hold.

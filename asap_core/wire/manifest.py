@@ -11,7 +11,7 @@ from typing import Final, TypeGuard
 from attrs import field, frozen
 
 from asap_core.net.urls import read_url
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.rules import (
     BOOLEAN,
     OBJECT,

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.codec import decode_as
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.rules import OBJECT, TEXT, Rule, absent_or
 
 _MIME_TYPE: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.+-]+", re.ASCII | re.IGNORECASE)

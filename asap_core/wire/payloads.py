@@ -9,7 +9,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.rules import (
     BOOLEAN,
     OBJECT,

@@ -15,7 +15,7 @@ from msgspec.json import Decoder, Encoder, format as reformat
 
 from asap_core.wire.envelope import ANSWERS, Envelope, normalise_payload_type
 from asap_core.wire.json import COUNTED, opened
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.jsonrpc import MAX_ID, MAX_ID_NUMBER, Call
 from asap_core.wire.rules import URN
 

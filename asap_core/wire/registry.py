@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 from asap_core.errors import Problem
 from asap_core.wire.codec import decode_as
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.manifest import MANIFEST_PATH, Manifest, is_absolute_url
 from asap_core.wire.rules import (
     DATE_TIME,

@@ -11,7 +11,7 @@ from typing import Final, overload
 
 from asap_core.wire.codec import format_timestamp
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.registry import RegistryEntry, Skipped, decode_registry_entry, decode_registry_root
 
 # Of 200,000 words some 3,000 are in each shard.

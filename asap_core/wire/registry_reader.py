@@ -14,10 +14,9 @@ from attrs import NOTHING, fields
 
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.json import NotJson, read_json_at
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json, Path
 from asap_core.wire.registry import Registry, RegistryEntry, Skipped, decode_registry_entry
 from asap_core.wire.registry_index import RegistryIndex, WordIndex
-from asap_core.wire.writable import Path
 
 # In characters. An entry is some 500; one this long takes about a millisecond to read.
 MAX_ENTRY: Final = 65_536

@@ -23,7 +23,7 @@ from attrs import field, frozen
 from asap_core.errors import InvalidDocument, Problem
 from asap_core.wire.codec import decode_manifest
 from asap_core.wire.json import canonical_json
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.manifest import Manifest, is_wrapper
 
 Ed25519Verifier = Callable[[bytes, bytes, bytes], bool]

@@ -8,7 +8,7 @@ from attrs import evolve, field, frozen
 from asap_core.clock import WallTime
 from asap_core.errors import InvalidTransition
 from asap_core.wire.envelope import utc
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.rules import (
     BOOLEAN,
     DATE_TIME,

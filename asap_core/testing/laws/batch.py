@@ -11,7 +11,7 @@ from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup
 from asap_core.testing.laws.survey import HARMLESS_SKILL
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 BATCH: Final = LawGroup("batch", "an array of requests is answered by an array")
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.verdicts import LawBroken
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 _INTERNAL_ERROR = -32603
 _SERVER_ERROR = 500

@@ -7,7 +7,7 @@ from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.lab import ABSENT, Change, Lab, changed
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 ENVELOPE: Final = LawGroup("envelope", "what an envelope has")
 

@@ -9,7 +9,7 @@ from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import Caller, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import LawNotTried, Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 ERRORS: Final = LawGroup("errors", "a refusal has one shape and repeats nothing")
 

@@ -9,7 +9,7 @@ from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 FAILURES: Final = LawGroup("failures", "a skill that fails harms only its own call")
 

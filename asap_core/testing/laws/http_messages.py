@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from attrs import field, frozen
 
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r\n]*)?\Z")
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")

@@ -10,7 +10,7 @@ from asap_core.testing.laws.lab import Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.survey import HARMLESS_SKILL
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 IDEMPOTENCY: Final = LawGroup("idempotency", "work under a key is done once")
 

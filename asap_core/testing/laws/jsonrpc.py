@@ -7,7 +7,7 @@ from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.lab import ABSENT, Change, Lab
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 JSONRPC: Final = LawGroup("jsonrpc", "requests and responses of JSON-RPC 2.0")
 

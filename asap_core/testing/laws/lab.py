@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 from asap_core.testing.laws.effects import Pause, SendRequest, Steps
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
 from asap_core.testing.laws.verdicts import LawNotTried, Need, RateLimited
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 HEALTH_PATH: Final = "/.well-known/asap/health"

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
 from asap_core.testing.laws.shell_lines import repeating_line
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 _CONVERTER: Final = cattrs.Converter(forbid_extra_keys=False)
 

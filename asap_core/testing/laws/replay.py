@@ -7,7 +7,7 @@ from asap_core.testing.laws.effects import AdvanceClock, Pause, ResetTarget, Sen
 from asap_core.testing.laws.lab import Change, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 REPLAY: Final = LawGroup("replay", "an envelope is accepted once")
 

@@ -11,7 +11,7 @@ from asap_core.testing.laws.lab import Lab
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.survey import HARMLESS_SKILL
 from asap_core.testing.laws.verdicts import LawNotTried, Need
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 
 REPLIES: Final = LawGroup("replies", "what an answer answers, and whose it is")
 

@@ -9,7 +9,7 @@ from asap_core.testing.laws.effects import Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import ANONYMOUS, MANIFEST_PATH, Caller, Lab
 from asap_core.testing.laws.verdicts import Need
-from asap_core.wire.json_types import Json, JsonObject
+from asap_core.wire.json_values import Json, JsonObject
 
 # Features that an agent may leave out, which nothing in its manifest says: assumed unless the user names them.
 ASSUMED: Final = frozenset({Need.IDEMPOTENCY, Need.BATCH, Need.COMPRESSION})

@@ -17,7 +17,7 @@ from asap_core.auth.jwt import JwtVerifier, KeysUnavailable, NeedKeys, VerifySig
 from asap_core.testing import TokenIssuer, key_sets, nearly_valid_key_sets, nearly_valid_tokens, tokens
 from asap_core.testing.key_set_rules import KEY_RULES, KEY_SET_RULES
 from asap_core.testing.token_rules import TOKEN_RULES
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from tests.core.auth.tokens import ALICE, AUDIENCE, GX, GY, ISSUER, MODULUS, NOW, WALL
 from tests.core.testing.measured import assert_even, examples_of
 from tests.moments import moment

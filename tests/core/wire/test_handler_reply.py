@@ -34,7 +34,7 @@ from asap_core.server.call import broken_call
 from asap_core.wire.codec import to_json
 from asap_core.wire.handler_reply import reply_text
 from asap_core.wire.json import MAX_DEPTH, read_json, write_json
-from asap_core.wire.writable import NotWritable
+from asap_core.wire.json_values import NotWritable
 from tests.builders import AGENT, agent, bound
 
 NUMBERS = itertools.count()

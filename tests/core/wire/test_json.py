@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from asap_core.testing import json_values, request_bodies
 from asap_core.wire import json as jsontext
 from asap_core.wire.json import MAX_DEPTH, MOST_DEPTH, NotJson, canonical_json, read_json, stable_json, write_json
-from asap_core.wire.writable import NotWritable
+from asap_core.wire.json_values import NotWritable
 
 HAS = "values that JSON has (objects, arrays, strings, numbers, true, false, null)"
 

@@ -18,7 +18,7 @@ from asap_core.testing import broken_documents, envelope_documents, json_values,
 from asap_core.wire.codec import decode_envelope
 from asap_core.wire.envelope import Envelope
 from asap_core.wire.json import MAX_DEPTH, NotJson, read_json
-from asap_core.wire.json_types import JsonObject
+from asap_core.wire.json_values import JsonObject
 from asap_core.wire.jsonrpc import Call, RefusedCall, parse_call
 
 read_plain_call: Callable[[bytes, int], Call | None] = vars(exchange)["read_plain_call"]

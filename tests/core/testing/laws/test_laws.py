@@ -28,7 +28,7 @@ from asap_core.testing.laws.runner import LawResult, Recorder, Report, run_law, 
 from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
 from asap_core.testing.laws.text_report import text_report
 from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried, RateLimited
-from asap_core.wire.json_types import Json
+from asap_core.wire.json_values import Json
 
 
 def surveyed(executor: CallableExecutor, clock: ManualClock, **fields: Any) -> Lab:

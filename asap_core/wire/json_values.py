@@ -1,6 +1,6 @@
-"""Copies any Python value into JSON's own types, or says where it isn't JSON.
+"""JSON values in Python: their types, and a copy of any value into these types, or where it isn't JSON.
 
-Rule of this module: none of the value's own methods run (`==`, `__class__`, `__iter__`, `__str__`), so a value that a
+Rule of the copy: none of the value's own methods run (`==`, `__class__`, `__iter__`, `__str__`), so a value that a
 user's handler returns can neither misstate its type nor raise. Only `convert`, if given, may run user code.
 """
 
@@ -10,7 +10,15 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from asap_core.wire.json_types import Json
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""A value read from JSON. Type checkers require that its type is tested before it's used."""
+
+JsonObject = dict[str, Any]
+"""A JSON object of which only its readers know the shape: a payload, metadata, claims that were checked.
+
+Its values are `Any`: readers write `payload["city"]["name"]` without a test at each level, and writers pass any dict
+with string keys.
+"""
 
 Path = tuple[str | int, ...]
 Convert = Callable[[object], object]
