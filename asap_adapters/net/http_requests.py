@@ -118,7 +118,7 @@ class Ways:
 
     def __init__(self, options: ConnectionOptions) -> None:
         self._options = options
-        self._proxies = Proxies()
+        self._proxies: Proxies | None = None
         if options.trust_env:
             no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
             self._proxies = Proxies(getproxies(), no_proxy, proxy_bypass)
@@ -138,7 +138,8 @@ class Ways:
 
     def key(self, route: Route) -> ConnectionKey:
         """Return which connections a request may use. Raises `NotAllowed` if its proxy can't be used."""
-        proxy = None if route.announced else self._proxies.proxy_for(route.scheme, route.host, route.port)
+        proxies = None if route.announced else self._proxies
+        proxy = None if proxies is None else proxies.proxy_for(route.scheme, route.host, route.port)
         if isinstance(proxy, ProxyUrl) and proxy.speaks_socks and find_spec("socksio") is None:
             proxy = UnusableProxy(proxy.variable, "it speaks SOCKS, which needs another package", _SOCKS)
         if isinstance(proxy, UnusableProxy):

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.token_cache import Token
 from asap_core.client.announced_manifests import Links
-from asap_core.client.argument_checks import check
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.discovery import MAX_REGISTRY, DiscoveredAgent, Discovery, join
 from asap_core.client.messages import OutgoingMessage, read_batch, read_key, read_message
-from asap_core.client.options import DiscoveryOptions, Location, RequestOptions, TrustPolicy, as_text
+from asap_core.client.options import DiscoveryOptions, Location, RequestOptions, TrustPolicy, as_text, check
 from asap_core.client.programs import Program, Ticket
 from asap_core.client.registry_cache import RegistryCache
 from asap_core.client.requests import Requests

@@ -82,14 +82,11 @@ class PlaceQueue(Generic[K]):
             self._held[key] = left
         else:
             del self._held[key]
-        for waiting in list(self._waiting):
-            self._grant(waiting)
-
-    def _grant(self, key: K) -> None:
-        waiters = self._waiting[key]
-        while waiters and self.take(key):
-            waiter = waiters.popleft()
-            waiter.granted = True
-            waiter.wake()
-        if not waiters:
-            del self._waiting[key]
+        # One more place is free: a key that waits gets no second one.
+        for line, waiters in list(self._waiting.items()):
+            if self.take(line):
+                waiter = waiters.popleft()
+                if not waiters:
+                    del self._waiting[line]
+                waiter.granted = True
+                waiter.wake()

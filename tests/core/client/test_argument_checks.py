@@ -10,12 +10,11 @@ from attrs import fields
 
 from asap_core.auth.authorization import ClientCredentials
 from asap_core.auth.client_credentials import ClientSecret
-from asap_core.client.argument_checks import check
 from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.client import Client
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.document_cache import DocumentCachePolicy
-from asap_core.client.options import DiscoveryOptions, RequestOptions, TrustPolicy
+from asap_core.client.options import DiscoveryOptions, RequestOptions, TrustPolicy, check
 from asap_core.client.programs import Next, Unavailable
 from asap_core.clock import WallTime
 from asap_core.errors import AsapError
