@@ -20,6 +20,7 @@ METHOD: Final = "asap.send"
 # Ids are echoed, so they must be short. Integers must fit into 64 bits, which every peer's JSON reader can hold.
 MAX_ID: Final = 256
 MAX_ID_NUMBER: Final = 2**63 - 1
+MIN_ID_NUMBER: Final = -(2**63)
 _KEYS: Final = frozenset({"jsonrpc", "method", "params", "id"})
 
 CallId = str | int
@@ -79,7 +80,7 @@ def _is_well_formed(value: dict[str, Json]) -> bool:
 def _is_id(value: Json) -> TypeGuard[CallId]:
     if type(value) is str:
         return len(value) <= MAX_ID
-    return type(value) is int and -MAX_ID_NUMBER <= value <= MAX_ID_NUMBER
+    return type(value) is int and MIN_ID_NUMBER <= value <= MAX_ID_NUMBER
 
 
 def _structural_problems(value: dict[str, Json], known_id: CallId | None) -> list[Problem]:

@@ -16,11 +16,11 @@ from msgspec.json import Decoder, Encoder, format as reformat
 from asap_core.wire.envelope import ANSWERS, Envelope, normalise_payload_type
 from asap_core.wire.json import COUNTED, opened
 from asap_core.wire.json_values import JsonObject
-from asap_core.wire.jsonrpc import MAX_ID, MAX_ID_NUMBER, Call
+from asap_core.wire.jsonrpc import MAX_ID, MAX_ID_NUMBER, MIN_ID_NUMBER, Call
 from asap_core.wire.rules import URN
 
 _Short = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
-_CallId = Annotated[str, Meta(max_length=MAX_ID)] | Annotated[int, Meta(ge=-MAX_ID_NUMBER, le=MAX_ID_NUMBER)]
+_CallId = Annotated[str, Meta(max_length=MAX_ID)] | Annotated[int, Meta(ge=MIN_ID_NUMBER, le=MAX_ID_NUMBER)]
 
 
 class _PlainEnvelope(Struct, gc=False):

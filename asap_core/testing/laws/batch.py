@@ -95,6 +95,13 @@ def sizes(lab: Lab) -> Steps[None]:
     refused((yield from lab.call(many)), f"{len(many)} requests")
 
 
+@BATCH.law(clause="docs/wire.md §4.1", expected="an array of 50 results", needs=_NEEDS)
+def the_largest_batch(lab: Lab) -> Steps[None]:
+    """A batch of 50 requests is answered."""
+    answer = yield from lab.call([lab.rpc(lab.envelope()) for _ in range(_MOST)])
+    check(_kinds(answer) == ["result"] * _MOST, f"{answer}: {len(answer.items)} answers")
+
+
 @BATCH.law(
     clause="docs/security.md 2",
     expected="one is accepted, the other is refused",

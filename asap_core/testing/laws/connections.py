@@ -1,12 +1,13 @@
 """Laws of connections: what follows what, when one ends, and how long it may take."""
 
+import gzip
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check
 from asap_core.testing.laws.effects import ConverseTogether, SendBytes, Steps
 from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import Need
+from asap_core.testing.laws.verdicts import LawNotTried, Need
 
 CONNECTIONS: Final = LawGroup("connections", "what follows what, when a connection ends, and how long it may take")
 
@@ -72,6 +73,27 @@ def a_close_that_is_asked_for(lab: Lab) -> Steps[None]:
         count = len(got.answers)
         check(count == 1 and got.first.status == 200, f"{count} answers, {got.first}", value)  # noqa: PLR2004 - HTTP's
         check(got.closed, "the connection stays open", value)
+
+
+@CONNECTIONS.law(
+    clause="RFC 9112 §9.3; RFC 9110 §3.3",
+    expected="the last call is accepted: what earlier requests on the connection had says nothing about it",
+    needs={Need.SKILL, Need.BYTES, Need.IDEMPOTENCY, Need.COMPRESSION},
+    strict=True,
+)
+def nothing_is_kept_of_a_request(lab: Lab) -> Steps[None]:
+    """The key and the coding of a request count for that request only, also if others follow on its connection."""
+    for example, headers, code in (
+        ("after one with a key", [("X-Idempotency-Key", lab.fresh())], bytes),
+        ("after one in gzip", [("Content-Encoding", "gzip")], gzip.compress),
+    ):
+        first = lab.post_request(code(to_body(lab.rpc(lab.envelope()))), headers=headers, close=False)
+        second = lab.post_request(to_body(lab.rpc(lab.envelope())), close=False)
+        got = yield from SendBytes((first.to_bytes(), _MOMENT, second.to_bytes()), answers=2)
+        if len(got.answers) < 2:  # noqa: PLR2004 - both requests'
+            raise LawNotTried("the agent ends the connection after one request")
+        for answer in got.answers:
+            accepted(answer, example)
 
 
 @CONNECTIONS.law(

@@ -75,6 +75,14 @@ def ids_are_bounded_and_printable(lab: Lab) -> Steps[None]:
         refused((yield from lab.send(lab.envelope(id=value))), example, codes=_MALFORMED)
 
 
+@ENVELOPE.law(
+    clause="docs/security.md 21", expected="it's accepted", severity=Severity.SHOULD, needs={Need.SKILL}, strict=True
+)
+def ids_at_the_bound(lab: Lab) -> Steps[None]:
+    """An id of 256 characters, of any script, is accepted."""
+    accepted((yield from lab.send(lab.envelope(id=lab.fresh().ljust(_LONGEST, "\u6f22")))))
+
+
 @ENVELOPE.law(clause="docs/wire.md §1.5", expected=_REFUSED, needs={Need.SKILL})
 def answers_name_what_they_answer(lab: Lab) -> Steps[None]:
     """A task response without a correlation_id is refused as malformed."""

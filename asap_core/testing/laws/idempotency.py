@@ -100,6 +100,8 @@ def retries_are_compared_by_value(lab: Lab) -> Steps[None]:
     reordered = _reordered(lab.rpc(lab.envelope(payload=payload), key=key))
     for example, body in (("other blanks", json.dumps(again, indent=3).encode()), ("other order", to_body(reordered))):
         repeated((yield from lab.post(body)), first, example)
+    other = lab.envelope(payload=payload, payload_type="TaskRequest")
+    repeated((yield from lab.send(other, key=key)), first, "another spelling of the payload type")
 
 
 _HEADER: Final = "X-Idempotency-Key"
@@ -166,6 +168,16 @@ def keys_are_text(lab: Lab) -> Steps[None]:
 def keys_are_bounded(lab: Lab) -> Steps[None]:
     """A key of a thousand characters is refused."""
     refused((yield from lab.send(lab.envelope(), key=lab.fresh() + "a" * 1_000)))
+
+
+@IDEMPOTENCY.law(
+    clause="docs/errors.md; docs/security.md 6", expected="it's accepted, in the body and in the head",
+    severity=Severity.SHOULD, needs=_NEEDS, strict=True,
+)  # fmt: skip
+def keys_at_the_bound(lab: Lab) -> Steps[None]:
+    """A key of 256 characters is accepted."""
+    accepted((yield from lab.send(lab.envelope(), key=lab.fresh().ljust(256, "\u6f22"))), "in the body")
+    accepted((yield from _with_header(lab, lab.envelope(), lab.fresh().ljust(256, "a"))), "in the head")
 
 
 @IDEMPOTENCY.law(clause="docs/security.md 5", expected="an answer of its own for each: it's another key", needs=_NEEDS)

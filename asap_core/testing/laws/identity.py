@@ -196,6 +196,7 @@ def two_callers(lab: Lab) -> Steps[None]:
     refused((yield from lab.send(lab.envelope(), caller=other)), "the second as the first")
 
 
+_MOMENT: Final = 0.3
 _PAGE: Final = "https://page.example"
 
 
@@ -295,3 +296,10 @@ def each_request_authenticates(lab: Lab) -> Steps[None]:
         raise LawNotTried("the agent ends the connection after one request")
     accepted(got.answers[0], "with a token")
     refused(got.answers[1], "without")
+    if lab.other is not None and lab.other.token is not None:
+        second = lab.post_request(to_body(lab.rpc(lab.envelope(caller=lab.other))), caller=lab.other).to_bytes()
+        first = lab.post_request(to_body(lab.rpc(lab.envelope())), close=False).to_bytes()
+        got = yield from SendBytes((first, _MOMENT, second), answers=2)
+        check(len(got.answers) == 2, f"{len(got.answers)} answers", "two callers")  # noqa: PLR2004 - both requests'
+        for example, answer in zip(("the first of two callers", "the second of two callers"), got.answers, strict=True):
+            accepted(answer, example)

@@ -125,6 +125,17 @@ def ids_are_bounded(lab: Lab) -> Steps[None]:
         refused((yield from lab.call(lab.rpc(lab.envelope(), id=value))), example, codes=codes)
 
 
+@JSONRPC.law(
+    clause="docs/security.md 21", expected="the same id", severity=Severity.SHOULD, needs={Need.SKILL}, strict=True
+)
+def ids_at_the_bounds(lab: Lab) -> Steps[None]:
+    """Text of 256 characters, and each integer of 64 bits, is an id."""
+    for value in ("\xe9" * 256, 2**63 - 1, -(2**63)):
+        answer = yield from lab.call(lab.rpc(lab.envelope(), id=value))
+        accepted(answer, f"id {value!r:.20}")
+        check(answer.document.get("id") == value, f"id {answer.document.get('id')!r:.40}", f"id {value!r:.20}")
+
+
 @JSONRPC.law(clause="docs/wire.md §4.1", expected="Content-Type is application/json", needs={Need.SKILL})
 def media_type(lab: Lab) -> Steps[None]:
     """Results and errors are sent as application/json."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from asap_core.testing.laws.checks import check, refused
+from asap_core.testing.laws.checks import accepted, check, refused
 from asap_core.testing.laws.effects import SendBytes, Steps
 from asap_core.testing.laws.lab import MANIFEST_PATH, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
@@ -14,6 +14,9 @@ _TOO_LONG: Final = 10**12
 _LONG_HEADER: Final = 200_000
 # Above 10 MiB, the reference's limit.
 _LARGE: Final = 11 * 1024 * 1024
+_USUAL_BODY: Final = 2 * 1024 * 1024
+# A token takes 8 KiB at most.
+_USUAL_HEADER: Final = 8_000
 _CHUNK: Final = 65_536
 _JSON: Final = ("Content-Type", "application/json")
 
@@ -78,6 +81,18 @@ def status_of_a_long_head(lab: Lab) -> Steps[None]:
     request = lab.request("GET", lab.root + MANIFEST_PATH, headers=[("X-Long", "a" * _LONG_HEADER)])
     got = yield from SendBytes((request.to_bytes(),), answers=1)
     check(got.first.status == 431, got.first)  # noqa: PLR2004 - HTTP's
+
+
+@LIMITS.law(
+    clause="docs/policy.md, max_body and max_head", expected="each is accepted", severity=Severity.SHOULD,
+    needs={Need.SKILL}, strict=True,
+)  # fmt: skip
+def what_callers_send(lab: Lab) -> Steps[None]:
+    """A body of 2 MiB, and a head as long as one with a long token, are accepted."""
+    body = to_body(lab.rpc(lab.envelope())) + b" " * _USUAL_BODY
+    accepted((yield from lab.post(body)), "a body of 2 MiB, most of it blanks")
+    answer = yield from lab.call(lab.rpc(lab.envelope()), headers=[("X-Long", "a" * _USUAL_HEADER)])
+    accepted(answer, "a head of 8 KB")
 
 
 @LIMITS.law(

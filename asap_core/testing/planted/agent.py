@@ -19,6 +19,7 @@ from asap_core.testing.planted.refusals import CallFault, error_object
 from asap_core.testing.planted.switches import Breaks
 from asap_core.testing.planted.texts import UnreadableText, read_text, write_text
 
+_A_MEBIBYTE: Final = 1024 * 1024
 _STREAM: Final = "/asap/stream"
 _VERSIONS: Final = ("2.1", "2.2")
 _DEFAULT_VERSION: Final = "2.2"
@@ -167,6 +168,8 @@ class PlantedAgent:
         return known[0] if known else None
 
     def _too_large(self, request: PlantedRequest) -> PlantedResponse | None:
+        if request.length is not None and request.length > _A_MEBIBYTE and self.broken("limits.body_of_a_mebibyte"):
+            return self.body_too_large(request, unread=True)
         if request.length is None or request.length <= self.options.max_body:
             return None
         if self.broken("limits.body") or self.broken("limits.declared_length"):
@@ -244,6 +247,8 @@ class PlantedAgent:
             return self._refused(CallFault("request", note="JSON-RPC request must be an object"), request)
         if not items and not self.broken("batch.empty"):
             return self._refused(CallFault("request", note="empty batch"), request)
+        if len(items) == self.options.max_batch and self.broken("batch.size_below"):
+            return self._refused(CallFault("batch_size", note="batch size exceeds the maximum"), request)
         if len(items) > self.options.max_batch and not self.broken("batch.size"):
             return self._refused(CallFault("batch_size", note="batch size exceeds the maximum"), request)
         answers = []

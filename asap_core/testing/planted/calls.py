@@ -156,6 +156,8 @@ class Calls:
             return self.broken("idempotency.key_type")
         if not key:
             return self.broken("idempotency.empty_key")
+        if len(key) == _LONGEST_KEY and self.broken("idempotency.key_below"):
+            return False
         return len(key) <= _LONGEST_KEY or self.broken("idempotency.long_key")
 
     def _outcome(self, envelope: dict[str, Any], key: str | None, caller: PlantedCaller, *, streamed: bool) -> Any:
@@ -302,6 +304,8 @@ class Calls:
 
     def _asked(self, envelope: dict[str, Any]) -> str:
         names = ["sender", "recipient", "payload"]
+        if self.broken("idempotency.type_spelling"):
+            names.append("payload_type")
         if self.broken("idempotency.fresh_timestamp"):
             names.append("timestamp")
         if self.broken("idempotency.fresh_nonce"):

@@ -19,6 +19,13 @@ More = Generator[None, bytes, None]
 _LONGEST_LINE: Final = 4_096
 
 
+# What a broken agent keeps of the first request on a connection.
+_KEPT: Final = (
+    ("http.key_of_the_connection", "x-idempotency-key"),
+    ("http.coding_of_the_connection", "content-encoding"),
+)
+
+
 class PlantedConnection:
     """Reads requests for an agent, and writes its responses.
 
@@ -34,6 +41,7 @@ class PlantedConnection:
         self.phase = "idle"
         self._credentials: Fields = ()
         self._versions: Fields = ()
+        self._kept: dict[str, list[str]] = {}
         self._buffer = bytearray()
         self._out = bytearray()
         self._serving = self._serve()
@@ -91,6 +99,7 @@ class PlantedConnection:
             )
             if not request.values("authorization"):
                 request = replace(request, fields=(*request.fields, *self._credentials))
+        request = self._with_what_came_before(request)
         if self.broken("versions.of_the_connection"):
             self._versions = self._versions or (("asap-version", request.value("asap-version") or "2.2"),)
             others = tuple(field for field in request.fields if field[0] != "asap-version")
@@ -106,6 +115,20 @@ class PlantedConnection:
         self._send(response, request)
         if self.broken("http.pipelined_lost"):
             self._buffer.clear()
+
+    def _with_what_came_before(self, request: PlantedRequest) -> PlantedRequest:
+        """Add fields of earlier requests on this connection. Only a broken agent does."""
+        for switch, name in _KEPT:
+            if self.broken(switch):
+                self._kept.setdefault(name, request.values(name)[:1])
+                if not request.values(name) and self._kept[name]:
+                    request = replace(request, fields=(*request.fields, (name, self._kept[name][0])))
+        if self.broken("identity.first_of_the_connection") and request.values("authorization"):
+            self._kept.setdefault("authorization", request.values("authorization"))
+            others = tuple(field for field in request.fields if field[0] != "authorization")
+            first = tuple(("authorization", value) for value in self._kept["authorization"])
+            request = replace(request, fields=(*others, *first))
+        return request
 
     def _reads_on_after(self, response: PlantedResponse) -> bool:
         """Whether the body of a request that was refused early is read as the next one. Only a broken agent's is."""

@@ -132,6 +132,7 @@ def _refused_by_a_break(value: dict[str, Any], whole: dict[str, Any], broken: Br
     more = whole["extensions"]
     found = [
         ("envelope.all_fields", whole.keys() - value.keys(), "all fields"),
+        ("envelope.id_short", len(str(whole.get("id"))) == _LONGEST, "a shorter id"),
         ("envelope.ack_refused", whole["requires_ack"] is True, "no acknowledgement"),
         ("envelope.correlation_refused", whole["correlation_id"] is not None, "no correlation_id"),
         ("envelope.extensions_closed", isinstance(more, dict) and more.keys() - {"nonce"}, "a nonce only"),

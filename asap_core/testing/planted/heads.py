@@ -25,6 +25,7 @@ _SPELLINGS: Final = (
     ("http.case_of_if_none_match", "If-None-Match"),
     ("http.case_of_version", "ASAP-Version"),
 )
+_A_PAGE: Final = 4_096
 # int() of a megabyte of digits takes long, and a number of 19 digits is above any limit.
 _DIGITS: Final = 18
 
@@ -65,6 +66,8 @@ class HeadLines:
 
     def check_size(self, waiting: int) -> None:
         """Refuse a head that is too large, of which `waiting` bytes belong to no complete line yet."""
+        if self.size + waiting > _A_PAGE and self.broken("limits.head_of_a_page"):
+            raise HttpFault(431, "a small head")
         if self.size + waiting > self.options.max_head and not self.broken("limits.head"):
             status = 400 if self.broken("limits.head_status") else 431
             raise HttpFault(status, f"a request line and headers of at most {self.options.max_head} bytes")

@@ -10,6 +10,9 @@ _KEYS: Final = frozenset({"jsonrpc", "method", "params", "id"})
 _LONGEST: Final = 256
 # What every peer's JSON reader can hold.
 _MOST: Final = 2**63 - 1
+_LEAST: Final = -(2**63)
+# Characters, or bytes, that are enough for most callers.
+_SHORT: Final = 64
 
 
 def readable_id(value: Any, broken: Breaks) -> Any:
@@ -23,10 +26,14 @@ def readable_id(value: Any, broken: Breaks) -> Any:
 def _is_id(value: Any, broken: Breaks) -> bool:
     if isinstance(value, bool):
         return broken("jsonrpc.id_boolean")
+    if isinstance(value, str) and len(value) > _SHORT and broken("jsonrpc.id_short"):
+        return False
     if isinstance(value, str):
         return len(value) <= _LONGEST or broken("jsonrpc.id_length")
     if isinstance(value, int):
-        return abs(value) <= _MOST or broken("jsonrpc.id_range")
+        if value == _LEAST and broken("jsonrpc.id_least"):
+            return False
+        return _LEAST <= value <= _MOST or broken("jsonrpc.id_range")
     if isinstance(value, float):
         return broken("jsonrpc.id_fraction") or (value.is_integer() and broken("jsonrpc.id_whole_fraction"))
     return value is not None and broken("jsonrpc.id_type")

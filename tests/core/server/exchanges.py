@@ -99,6 +99,7 @@ REFUSED = [
     (call({}), "asap:rpc/invalid_request"),
     (call("x" * 300), "asap:rpc/invalid_request"),
     (call(2**63), "asap:rpc/invalid_request"),
+    (call(-(2**63) - 1), "asap:rpc/invalid_request"),
     ({key: value for key, value in call().items() if key != "params"}, "asap:rpc/invalid_request"),
     (call(method="other"), "asap:rpc/method_not_found"),
     (call(params=[]), "asap:protocol/malformed_envelope"),

@@ -484,7 +484,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     sender=st.sampled_from(["urn:asap:agent:bob", "urn:asap:agent:bob:v2"]),
     request_id=st.sampled_from(["e", "\u00e9\u4e16", 'quoted"\\']),
     trace_id=TEXTS | st.none(),
-    call_id=st.integers(-(2**63) + 1, 2**63 - 1) | TEXTS,
+    call_id=st.integers(-(2**63), 2**63 - 1) | TEXTS,
     payload_type=TEXTS.filter(bool),
     payload=st.dictionaries(TEXTS, st.integers() | TEXTS | st.none(), max_size=3),
     wall=st.floats(0, 4e9),
