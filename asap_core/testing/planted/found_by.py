@@ -132,6 +132,7 @@ WIDER: Final[dict[str, tuple[str, ...]]] = {
         "compression.gzip",
         "batch.unknown",
         "envelope.correlation_refused",
+        "json_text.blanks_around",
         "envelope.payload_type_spelling",
         "http.keep_alive",
         "http.field_name_case",
