@@ -188,7 +188,7 @@ def answering_once(answer: bytes) -> Iterator[int]:
 
         answered = pool.submit(serve_one)
         yield listener.getsockname()[1]
-        answered.result(5)
+        answered.result(60)
 
 
 def fetch_of(port: int, *, body: bytes = b"") -> Fetch:

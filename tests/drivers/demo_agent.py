@@ -142,7 +142,7 @@ class Demo:
             return [registry_json(self.agent.manifest, self.url)]
         if path.endswith("manifest.json"):
             self.arrived.set()
-            self.open.wait(10)
+            self.open.wait(60)
         with self._lock:
             response = serve_whole(self.agent, environ["REQUEST_METHOD"], path, *request_of(environ))
         start_response(f"{response.status} -", [(name.decode(), value.decode()) for name, value in response.headers])
@@ -233,10 +233,10 @@ def raw_server(*chunks: bytes, pause: float = 0.0) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             ended.set()
-            thread.join(5)
+            thread.join(60)
 
 
-def until(happened: Callable[[], object], seconds: float = 5.0) -> None:
+def until(happened: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until something has happened in another thread."""
     end = time.monotonic() + seconds
     while not happened():

@@ -42,7 +42,7 @@ def _reactor() -> Iterator[None]:
     thread.start()
     yield
     reactor.callFromThread(reactor.stop)
-    thread.join(5)
+    thread.join(60)
 
 
 def run(main, *args):
@@ -141,7 +141,7 @@ def test_a_peer_that_leaves_breaks_nothing(served: tuple[str, AgentResource]) ->
     resource.handle = slow
     with pytest.raises(TimedOut):
         run(main)
-    assert ended.wait(5)
+    assert ended.wait(60)
 
 
 # --- client ----------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class Nowhere:
 
 def client(**options) -> AgentClient:
     options = {"trust_env": True, "resolver": Nowhere(), "allow_http": ["agent.example", "10.1.2.3"], **options}
-    return make_client(retry=RetryPolicy(retries=0), timeout=5.0, **options)
+    return make_client(retry=RetryPolicy(retries=0), timeout=60.0, **options)
 
 
 async def is_asked(ours: AgentClient, proxy: Proxy, url: str = AGENT) -> bool:

@@ -23,7 +23,7 @@ from tests import builders
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 GET = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
-SECONDS = 30
+SECONDS = 60
 
 
 @pytest.fixture(params=["trio", "asyncio", "uvloop"])

@@ -24,7 +24,7 @@ import sys, anyio
 from asap_adapters import AgentClient
 async def main():
     async with AgentClient(sender="urn:asap:agent:me") as client:
-        manifest = await client.resolve("urn:asap:agent:echo-agent", wait=10)
+        manifest = await client.resolve("urn:asap:agent:echo-agent", wait=60)
         reply = await client.send(manifest, "task.request", {"skill_id": "echo", "input": {}})
         print(reply.payload["status"])
 anyio.run(main, backend=sys.argv[1])
@@ -70,7 +70,7 @@ def test_an_agent_is_seen_from_another_host_when_added_updated_and_removed(hosts
     assert watching.document(event="updated", version="2")["skills"] == ["echo", "sum"]
     agent.popen.stdin.close()
     assert watching.document(event="removed")["agent_id"] == "urn:asap:agent:far"
-    assert agent.popen.wait(10) == 0
+    assert agent.popen.wait(60) == 0
 
 
 def test_each_link_gets_only_its_own_addresses(hosts, backend) -> None:
@@ -146,7 +146,7 @@ def test_an_agent_is_found_and_called_at_its_link_local_address(hosts, backend) 
     # On SIGTERM it says goodbye first.
     serving.popen.terminate()
     watching.document(event="removed")
-    assert serving.popen.wait(10) == 0
+    assert serving.popen.wait(60) == 0
 
 
 @on_both
@@ -246,7 +246,7 @@ def test_without_a_multicast_interface_an_error_is_printed(hosts, backend) -> No
         "asap: mDNS needs multicast, and no interface here has it (ours0: it's down, or takes no multicast); "
         "a container may need host networking\n"
     )
-    assert serving.popen.wait(10) == 1
+    assert serving.popen.wait(60) == 1
     looking = hosts.one.run(sys.executable, "-m", "asap_adapters.cli", "browse", "--interface", "ours0")
     assert (looking.returncode, looking.stdout) == (1, "")
     assert "a container may need host networking" in looking.stderr
