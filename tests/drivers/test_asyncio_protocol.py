@@ -48,7 +48,7 @@ async def exchange(url: str, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(data)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await reader.read()
     finally:
         writer.close()
@@ -111,7 +111,7 @@ def test_a_caller_that_leaves_cancels_its_handler_unless_the_answer_is_kept(key,
             ends.put_nowait("finished")
             return echo(call)
 
-        async with serving(slow) as url, asyncio.timeout(5):
+        async with serving(slow) as url, asyncio.timeout(60):
             caller = asyncio.create_task(exchange(url, request()))
             await begun.wait()
             caller.cancel()
@@ -178,7 +178,7 @@ def test_what_is_not_read_costs_the_connection_and_no_other(data: bytes) -> None
 
 
 async def until_parked(mine: AsyncioClient, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(mine.waiting) < count:  # noqa: ASYNC110 - the driver has no event for tests
             await asyncio.sleep(0.005)
 
@@ -226,7 +226,7 @@ def test_an_agent_is_found_in_a_registry(demo: Demo) -> None:
 )
 def test_an_answer_that_is_cut_off_or_trickles_in_is_no_answer(chunks: tuple[bytes, ...], error) -> None:
     async def main() -> None:
-        mine = client(http=RequestOptions(timeout=0.3))
+        mine = client(http=RequestOptions(timeout=0.3 if error is TimedOut else 60.0))
         with raw_server(*chunks, pause=0.1 if error is TimedOut else 0.0) as url, pytest.raises(error):
             await mine.run(mine.client.get_document(url))
 
