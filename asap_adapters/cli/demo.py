@@ -28,7 +28,7 @@ from asap_core.admission.policy import Policy
 from asap_core.auth.principal import TokenTable
 from asap_core.client.delivery import RetryPolicy
 from asap_core.client.options import DiscoveryOptions
-from asap_core.client.resolution import Unresolved
+from asap_core.client.search import Unresolved
 from asap_core.clock import Instant
 from asap_core.errors import NotAllowed, RemoteError
 from asap_core.http.messages import Request

@@ -23,7 +23,8 @@ from asap_adapters.cli.output import card, complain, print_json, say, table
 from asap_adapters.client.agent_client import AgentClient
 from asap_core.client.discovery import DiscoveredAgent
 from asap_core.client.options import DiscoveryOptions
-from asap_core.client.resolution import Resolved, TraceEntry, TraceVerdict, Unresolved, is_version
+from asap_core.client.search import Resolved, TraceEntry, TraceVerdict, Unresolved
+from asap_core.client.trust import is_version
 from asap_core.errors import InvalidDocument, NotResolved
 from asap_core.http.caching import Freshness
 from asap_core.mdns.dnssd import Added, Announcement, Event, Ignored, Removed, Updated

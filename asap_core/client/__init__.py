@@ -58,18 +58,18 @@ if TYPE_CHECKING:
         within as within,
     )
     from asap_core.client.requests import Requests as Requests
-    from asap_core.client.resolution import (
+    from asap_core.client.runtime import Remark as Remark, Runtime as Runtime
+    from asap_core.client.search import (
         Resolved as Resolved,
         TraceEntry as TraceEntry,
         TraceVerdict as TraceVerdict,
         Unresolved as Unresolved,
-        Wanted as Wanted,
     )
-    from asap_core.client.runtime import Remark as Remark, Runtime as Runtime
     from asap_core.client.token_introspection import (
         IntrospectionUnavailable as IntrospectionUnavailable,
         TokenIntrospection as TokenIntrospection,
     )
+    from asap_core.client.trust import Wanted as Wanted
     from asap_core.http.caching import Freshness as Freshness, FreshnessPolicy as FreshnessPolicy
     from asap_core.mdns.dnssd import (
         Added as Added,
@@ -100,7 +100,8 @@ _HOMES: Final = {
         "within"
     ),
     "asap_core.client.requests": "Requests",
-    "asap_core.client.resolution": "Resolved TraceEntry TraceVerdict Unresolved Wanted",
+    "asap_core.client.search": "Resolved TraceEntry TraceVerdict Unresolved",
+    "asap_core.client.trust": "Wanted",
     "asap_core.client.runtime": "Remark Runtime",
     "asap_core.client.token_introspection": "IntrospectionUnavailable TokenIntrospection",
     "asap_core.http.caching": "Freshness FreshnessPolicy",

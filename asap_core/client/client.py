@@ -18,10 +18,11 @@ from asap_core.client.options import DiscoveryOptions, Location, RequestOptions,
 from asap_core.client.programs import Program, Ticket
 from asap_core.client.registry_cache import RegistryCache
 from asap_core.client.requests import Requests
-from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.client.runtime import Remark, Runtime
+from asap_core.client.search import Resolved, Unresolved
 from asap_core.client.sending import Sender
 from asap_core.client.tokens import Authorizer, Destination, TokenSource
+from asap_core.client.trust import Wanted
 from asap_core.errors import NotResolved, RemoteError
 from asap_core.http.messages import Codings
 from asap_core.mdns.dnssd import Announcement

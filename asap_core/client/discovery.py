@@ -18,10 +18,9 @@ from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Expired, FileRead, Program, ReadFile, Unavailable
 from asap_core.client.registry_cache import CachedCopy, RegistryCache
 from asap_core.client.requests import Requests
-from asap_core.client.resolution import Resolved, Unresolved, Wanted
 from asap_core.client.runtime import Runtime
-from asap_core.client.search import resolve
-from asap_core.client.trust import FirstSeen, NamedKeys, ReceivedManifest, TrustedKeys
+from asap_core.client.search import Resolved, Unresolved, resolve
+from asap_core.client.trust import FirstSeen, NamedKeys, ReceivedManifest, TrustedKeys, Wanted
 from asap_core.errors import Advice, AsapError, BadReply, InvalidDocument, NotAllowed, TimedOut, Unverified
 from asap_core.http.caching import Freshness
 from asap_core.mdns.dnssd import Announcement

@@ -8,9 +8,10 @@ Every question and its result is in the `trace`, also if the agent was found.
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Final, Protocol, assert_never
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from asap_core.client.documents import LocatedDocument
 from asap_core.client.programs import (
@@ -25,15 +26,7 @@ from asap_core.client.programs import (
     within,
 )
 from asap_core.client.registry_cache import CachedCopy
-from asap_core.client.resolution import (
-    LOCAL_NETWORK,
-    Resolved,
-    TraceEntry,
-    TraceVerdict,
-    Unresolved,
-    Wanted,
-)
-from asap_core.client.trust import NamedKeys, keys_in
+from asap_core.client.trust import NamedKeys, Wanted, keys_in
 from asap_core.clock import Clock, Instant
 from asap_core.errors import AsapError, TimedOut
 from asap_core.mdns.dnssd import Added, Announcement, Updated
@@ -42,6 +35,60 @@ from asap_core.wire.manifest import Manifest
 from asap_core.wire.registry import RegistryEntry, manifest_url
 from asap_core.wire.registry_index import RegistryIndex
 from asap_core.wire.revocation import RevocationList
+
+LOCAL_NETWORK: Final = "the local network"
+
+
+class TraceVerdict(Enum):
+    """The result of one question."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    """There was an answer, but not the wanted agent's."""
+    ABSENT = "not there"
+    FAILED = "failed"
+    """There was no usable answer."""
+
+
+@frozen
+class TraceEntry:
+    """One question and its result.
+
+    where: a URL without credentials, a file, or the local network.
+    why: the reason, for people.
+    """
+
+    where: str
+    verdict: TraceVerdict
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
+@frozen
+class Resolved:
+    """The agent was found.
+
+    trace: every question, with its result.
+    url: where the manifest is.
+    source: who named the URL: a registry's location, or LOCAL_NETWORK.
+    """
+
+    wanted: Wanted
+    trace: tuple[TraceEntry, ...]
+    manifest: Manifest
+    url: str
+    source: str
+
+
+@frozen
+class Unresolved:
+    """The agent wasn't found. `trace` says why."""
+
+    wanted: Wanted
+    trace: tuple[TraceEntry, ...]
+
 
 # The most entries of one registry for one agent: it may have moved, or have a mirror.
 MAX_LISTED: Final = 4

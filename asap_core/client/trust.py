@@ -1,16 +1,17 @@
-"""Decides whether a manifest is trusted: which keys must have signed it, and which agent was first seen at its URL.
+"""Decides whether a manifest is accepted: what the agent must be, which keys must have signed it, who was seen first.
 
 The trusted keys of an agent are those pinned to its URN, or else those named by a registry: by the first registry, in
 order of precedence, that names any. They apply to the URN, whichever URL its manifest comes from. The document's own
 statements about trust are ignored. Keys are checked before a manifest is cached, and before a caller gets it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen, validators
 
-from asap_core.errors import AgentChanged, Unverified
+from asap_core.errors import AgentChanged, Unsuitable, Unverified, WrongAgent
 from asap_core.lru import Lru
 from asap_core.net.urls import normal, without_credentials
 from asap_core.wire.codec import decode_manifest, read_as
@@ -18,6 +19,63 @@ from asap_core.wire.manifest import Manifest, is_wrapper
 from asap_core.wire.registry import RegistryEntry, manifest_url
 from asap_core.wire.rules import URN
 from asap_core.wire.signing import Ed25519Verifier, PublicKey, Verified, judge, read_keys, why_not
+
+# --- the wanted agent -------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Wanted:
+    """What an agent must be. None means any.
+
+    urn: its id.
+    skill: the id of a skill that it must have.
+    least_version: the earliest version of ASAP that it must speak, as PEP 440 orders versions. The manifest's
+    `capabilities.asap_version` or one of its `supported_versions` must be at least this.
+    """
+
+    urn: str | None = field(default=None, validator=validators.optional(URN))
+    skill: str | None = None
+    least_version: str | None = field(default=None)
+
+    @least_version.validator
+    def _readable(self, _attribute: object, value: str | None) -> None:
+        if value is not None and not is_version(value):
+            raise ValueError("expected as least version one such as 2.1")
+
+    def judge(self, manifest: Manifest, url: str) -> WrongAgent | Unsuitable | None:
+        """Return the error if the manifest from `url` isn't the wanted agent's, else None."""
+        if self.urn is not None and manifest.id != self.urn:
+            return WrongAgent(without_credentials(url), self.urn, manifest.id)
+        if self.skill is not None and manifest.skill(self.skill) is None:
+            return Unsuitable(without_credentials(url), manifest.id, f"the skill {self.skill}")
+        if self.least_version is not None:
+            spoken = (manifest.capabilities.asap_version, *(manifest.supported_versions or ()))
+            if all(_order(version) < _order(self.least_version) for version in spoken):
+                return Unsuitable(without_credentials(url), manifest.id, f"ASAP {self.least_version} or later")
+        return None
+
+
+# The part of PEP 440 that protocol versions use: numbers, optionally a pre-release.
+_VERSION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9}){0,3})(?:[-.]?(dev|a|alpha|b|beta|rc)\.?(\d{0,9}))?", re.ASCII)
+_PHASES: Final = {"dev": 0, "a": 1, "alpha": 1, "b": 2, "beta": 2, "rc": 3, None: 4}
+_LONGEST: Final = 4
+
+
+def is_version(text: str) -> bool:
+    """Return whether `text` is a version that can be compared."""
+    return _VERSION.fullmatch(text) is not None
+
+
+def _order(text: str) -> tuple[tuple[int, ...], int, int]:
+    """Return the sort key of a version. Text that isn't a version sorts first."""
+    match = _VERSION.fullmatch(text)
+    if match is None:
+        return (), 0, 0
+    numbers = tuple(map(int, match[1].split(".")))
+    return numbers + (0,) * (_LONGEST - len(numbers)), _PHASES[match[2]], int(match[3] or 0)
+
+
+# --- its keys ---------------------------------------------------------------------------------------------------------
 
 # The key of a registry entry that holds an agent's keys. The wrapper of a signed manifest has a key of this name too.
 _ENTRY_KEY: Final = "public_key"
@@ -151,7 +209,7 @@ class TrustedKeys:
         """
         agent_id = received.manifest.id
         keys = self._keys(url, agent_id, named)
-        if received.key is not None and received.key in keys:
+        if received.key in keys:  # it was verified before
             return received
         if not keys:
             if self._require_signed:

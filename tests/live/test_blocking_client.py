@@ -34,7 +34,7 @@ from asap_adapters.cli.echo_agent import ECHO_ID, echo_manifest
 from asap_adapters.server.listener import Bound, listen
 from asap_core import Agent, Policy, StartPolicy
 from asap_core.client.fetch_results import Source
-from asap_core.client.resolution import Resolved
+from asap_core.client.search import Resolved
 from asap_core.wire.manifest import MANIFEST_PATH
 from tests.adapters.test_blocking import DEADLOCK, Callers
 from tests.live.test_blocking import until

@@ -63,7 +63,7 @@ TESTS = {
     "asap_core.client.http_exchange": ("client/http_exchange",),
     "asap_core.client.options": ("client/options", "client/argument_checks"),
     "asap_core.client.document_cache": ("client/document_cache",),
-    "asap_core.client.resolution": ("client/resolution",),
+    "asap_core.client.trust": ("client/trust", "client/wanted"),
     "asap_core.client.search": ("client/search", "client/trust"),
     "asap_core.client.announced_manifests": ("client/announced_manifests", "client/discovery"),
     "asap_core.client.discovery": ("client/discovery", "client/announced_manifests"),

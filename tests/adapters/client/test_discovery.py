@@ -27,7 +27,7 @@ from asap_core import (
     to_json,
 )
 from asap_core.client.programs import LocalNetwork, Next, Program
-from asap_core.client.resolution import Resolved, Unresolved
+from asap_core.client.search import Resolved, Unresolved
 from asap_core.mdns.dnssd import Added, Announcement, Event
 from asap_core.wire.signing import sign
 from tests.clients import make_client

@@ -16,7 +16,7 @@ import pytest
 from asap_adapters.client.agent_client import AgentClient
 from asap_core import Unreachable, to_json
 from asap_core.client.registry_copies import _hash
-from asap_core.client.resolution import Resolved
+from asap_core.client.search import Resolved
 from tests.adapters.client.test_cancelling import Interrupted
 from tests.adapters.client.test_discovery import URN, registry
 from tests.clients import make_client

@@ -6,7 +6,8 @@ import pytest
 from attrs import evolve
 
 from asap_core.client import announced_manifests
-from asap_core.client.resolution import Unresolved, Wanted
+from asap_core.client.search import Unresolved
+from asap_core.client.trust import Wanted
 from asap_core.errors import AgentChanged, BadReply, NotAllowed, WrongAgent
 from asap_core.mdns.dnssd import Announcement
 from tests.core.client.agents import OTHER, URN, World, announcement, manifest, registry

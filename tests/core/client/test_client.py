@@ -20,7 +20,7 @@ from asap_core.client.fetch_results import Source
 from asap_core.client.messages import conversation_id_of
 from asap_core.client.options import DiscoveryOptions, RequestOptions, TrustPolicy
 from asap_core.client.programs import Completed, Fetch, FileIdentity, Program, Unanswered, WriteFile, step
-from asap_core.client.resolution import Resolved, Unresolved
+from asap_core.client.search import Resolved, Unresolved
 from asap_core.clock import WallTime
 from asap_core.errors import (
     AgentChanged,

@@ -15,7 +15,8 @@ from asap_core.client.documents import MAX_MANIFEST
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Barred, Expired, Fetch, Program, ReadFile, Unavailable, Wait
 from asap_core.client.registry_cache import CachedCopy, RegistryCache
-from asap_core.client.resolution import LOCAL_NETWORK, Resolved, Unresolved, Wanted
+from asap_core.client.search import LOCAL_NETWORK, Resolved, Unresolved
+from asap_core.client.trust import Wanted
 from asap_core.errors import (
     Advice,
     AgentChanged,

@@ -13,15 +13,8 @@ from asap_core.client.documents import LocatedDocument
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Completed, Expired, Heard, LocalNetwork, Next, Program, Sleep, Unavailable
 from asap_core.client.registry_cache import CachedCopy
-from asap_core.client.resolution import (
-    LOCAL_NETWORK,
-    Resolved,
-    TraceVerdict,
-    Unresolved,
-    Wanted,
-)
-from asap_core.client.search import MAX_LISTED, MAX_ON_LINK, resolve
-from asap_core.client.trust import NamedKeys
+from asap_core.client.search import LOCAL_NETWORK, MAX_LISTED, MAX_ON_LINK, Resolved, TraceVerdict, Unresolved, resolve
+from asap_core.client.trust import NamedKeys, Wanted
 from asap_core.errors import NotResolved, Unreachable
 from asap_core.mdns.dnssd import Added, Announcement, Event, Removed, Updated
 from asap_core.wire.codec import decode_manifest

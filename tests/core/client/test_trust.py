@@ -18,9 +18,8 @@ from asap_core.client.documents import LocatedDocument
 from asap_core.client.fetch_results import Source
 from asap_core.client.programs import Completed, Heard, Next, Program, Returned, Sleep, step
 from asap_core.client.registry_cache import CachedCopy
-from asap_core.client.resolution import Resolved, Wanted
-from asap_core.client.search import resolve
-from asap_core.client.trust import MAX_SIGNED, FirstSeen, NamedKeys, TrustedKeys, keys_in, read_received
+from asap_core.client.search import Resolved, resolve
+from asap_core.client.trust import MAX_SIGNED, FirstSeen, NamedKeys, TrustedKeys, Wanted, keys_in, read_received
 from asap_core.clock import ManualClock
 from asap_core.errors import InvalidDocument, Unverified
 from asap_core.mdns.dnssd import Added, Announcement
@@ -122,7 +121,7 @@ MUTANTS = {
     "the search doesn't count": ("if named is None or named", "if True or named"),
     "what was heard doesn't count": ("named = None if known is None else known.named", "named = None"),
     "nothing is required": ("if self._require_signed:", "if False:"),
-    "what was verified once is good for ever": ("and received.key in keys", ""),
+    "what was verified once is good for ever": ("if received.key in keys:", "if received.key is not None:"),
     "the judgement doesn't matter": ("raise Unverified(without_credentials(url), agent_id, w", "return received, (w"),
     "the key isn't kept": (", key=judgement.key)", ")"),
 }  # fmt: skip
@@ -505,3 +504,23 @@ def test_the_url_that_was_not_seen_for_longest_is_forgotten_first() -> None:
     changed = incumbents.check("https://c", B)
     assert changed is not None
     assert incumbents.check("https://b", B) is None
+
+
+def test_a_manifest_is_verified_once_with_the_same_keys() -> None:
+    verified: list[bytes] = []
+
+    def counted(public_key: bytes, signature: bytes, message: bytes) -> bool:
+        verified.append(message)
+        return verify(public_key, signature, message)
+
+    keys = TrustedKeys({A: frozenset({str(KEYS[0])})}, require_signed=False, verify=counted)
+    admitted = keys.admit(URL, published(A, KEYS[0]))
+    assert len(verified) >= 1
+    verified.clear()
+    assert keys.admit(URL, admitted) == admitted
+    assert verified == []
+
+
+def test_a_manifest_that_is_not_signed_has_no_wrapper() -> None:
+    assert published(A, None).wrapper is None
+    assert published(A, KEYS[0]).wrapper is not None

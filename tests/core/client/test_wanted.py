@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from asap_core.client import resolution
-from asap_core.client.resolution import TraceEntry, TraceVerdict, Wanted, is_version
+from asap_core.client import trust
+from asap_core.client.search import TraceEntry, TraceVerdict
+from asap_core.client.trust import Wanted, is_version
 from asap_core.errors import AgentChanged, AsapError, NotResolved, Unsuitable, WrongAgent
 from asap_core.wire.codec import decode_manifest
 from asap_core.wire.manifest import Manifest
@@ -55,7 +56,7 @@ class TestWanted:
 
     @given(st.text(max_size=12) | st.from_regex(r"\d\.\d(rc\d)?", fullmatch=True))
     def test_any_text_is_a_version_or_is_refused(self, text: str) -> None:
-        assert is_version(text) == (resolution._order(text) != ((), 0, 0))
+        assert is_version(text) == (trust._order(text) != ((), 0, 0))
         if not is_version(text):
             with pytest.raises(ValueError, match="expected as least version") as caught:
                 Wanted(least_version=text)
