@@ -134,7 +134,7 @@ def optional_fields(lab: Lab) -> Steps[None]:
         "further extensions": {"extensions": extensions},
         "none of them": dict.fromkeys(("correlation_id", "trace_id", "requires_ack", "extensions"), ABSENT),
         "a task with a parent": {"payload": lab.task(parent_task_id=lab.fresh())},
-        "a task with a configuration": {"payload": lab.task(config={"priority": 1})},
+        "a task with a configuration": {"payload": lab.task(config={"timeout_seconds": 5})},
         "nulls in a task": {"payload": lab.task(parent_task_id=None, config=None)},
     }
     for example, some in changes.items():
