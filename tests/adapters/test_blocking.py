@@ -46,7 +46,7 @@ from asap_core.mdns.dnssd import UnusableRecord
 
 URL = "http://localhost/document"
 # Nothing here takes that long, unless it hangs. In seconds.
-DEADLOCK = 10.0
+DEADLOCK = 60.0
 
 
 @define(eq=False)

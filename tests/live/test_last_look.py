@@ -53,6 +53,11 @@ class Serving:
         self.stop, self.slots, self.sweeper = anyio.Event(), ConnectionSlots(2), Sweeper(lambda: self.now)
         self.settled: anyio.Event | None = None
 
+    async def is_idle(self) -> None:
+        """Wait until the connection waits for a request."""
+        while not (self.slots._waiting_first or self.slots._waiting_again):  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
+
     def give_way(self) -> None:
         self.settled = self.slots.dismiss("a")
         assert self.settled is not None
@@ -113,7 +118,7 @@ async def test_a_request_written_just_before_is_answered(serving, sockets, ends,
         if before:
             ours.sendall(before)
             assert (await received(ours)).startswith(b"HTTP/1.1 200 ")
-        await anyio.sleep(0.05)
+        await server.is_idle()
         ours.sendall(GET)  # the loop hasn't seen it
         ends(server)
         answer = await received(ours)
@@ -125,14 +130,14 @@ async def test_a_request_written_just_before_is_answered(serving, sockets, ends,
 @pytest.mark.parametrize("ends", [Serving.give_way, Serving.expire, Serving.end])
 async def test_a_silent_connection_ends(serving, sockets, ends) -> None:
     async with serving() as server:
-        await anyio.sleep(0.05)
+        await server.is_idle()
         ends(server)
         assert await received(sockets[0]) == b""
 
 
 async def test_part_of_a_head_does_not_keep_the_place(serving, sockets) -> None:
     async with serving() as server:
-        await anyio.sleep(0.05)
+        await server.is_idle()
         sockets[0].sendall(GET[:-1])
         server.give_way()
         assert await received(sockets[0]) == b""
@@ -142,7 +147,7 @@ async def test_part_of_a_head_does_not_keep_the_place(serving, sockets) -> None:
 
 async def test_the_rest_of_a_head_may_follow_while_the_server_stops(serving, sockets) -> None:
     async with serving() as server:
-        await anyio.sleep(0.05)
+        await server.is_idle()
         sockets[0].sendall(GET[:-1])
         server.end()
         await anyio.sleep(0.05)
@@ -159,7 +164,7 @@ async def test_over_tls_a_request_written_just_before_is_answered(serving, socke
         async with serving(lambda stream: accept_tls(stream, there)) as server:
             plain = stream_maker()(raw)
             ours = await TLSStream.wrap(plain, hostname="127.0.0.1", ssl_context=context, server_side=False)
-            await anyio.sleep(0.05)
+            await server.is_idle()
             ours._ssl_object.write(GET)
             sockets[0].send(ours._write_bio.read())
             server.give_way()
