@@ -312,7 +312,7 @@ class TestOnAnotherRuntime:
         with pytest.raises(NotAllowed):
             embedding["run"](embedding["client"].discover("https://192.168.1.1"))
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            late = Client("urn:asap:agent:me", http=RequestOptions(timeout=0.05))
+            late = Client("urn:asap:agent:me", http=RequestOptions(timeout=1.0))
             late.bind(Runtime(embedding["clock"], lambda: "i", lambda: "t", lambda: 0.5))
             with pytest.raises(TimedOut):
                 embedding["run"](late.discover(f"http://127.0.0.1:{silent.getsockname()[1]}"))

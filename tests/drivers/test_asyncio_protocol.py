@@ -222,11 +222,11 @@ def test_an_agent_is_found_in_a_registry(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunks", "error"), [((b"HTTP/1.1 200 OK\r\ncontent-len",), Unreachable), ((b"H",) * 20, TimedOut)]
+    ("chunks", "error"), [((b"HTTP/1.1 200 OK\r\ncontent-len",), Unreachable), ((b"H",) * 600, TimedOut)]
 )
 def test_an_answer_that_is_cut_off_or_trickles_in_is_no_answer(chunks: tuple[bytes, ...], error) -> None:
     async def main() -> None:
-        mine = client(http=RequestOptions(timeout=0.3 if error is TimedOut else 60.0))
+        mine = client(http=RequestOptions(timeout=1.0 if error is TimedOut else 60.0))
         with raw_server(*chunks, pause=0.1 if error is TimedOut else 0.0) as url, pytest.raises(error):
             await mine.run(mine.client.get_document(url))
 

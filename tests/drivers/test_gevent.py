@@ -142,8 +142,8 @@ def test_an_answer_that_is_cut_off_is_no_answer() -> None:
 
 
 def test_an_answer_that_trickles_in_ends_at_the_time_limit() -> None:
-    mine = greenlets(http=RequestOptions(timeout=0.3))
-    with raw_server(*[b"H"] * 20, pause=0.1) as url, pytest.raises(TimedOut):
+    mine = greenlets(http=RequestOptions(timeout=1.0))
+    with raw_server(*[b"H"] * 600, pause=0.1) as url, pytest.raises(TimedOut):
         mine.run(mine.client.get_document(url))
 
 

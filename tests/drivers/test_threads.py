@@ -159,11 +159,11 @@ def test_an_answer_that_is_cut_off_is_no_answer() -> None:
 
 
 def test_an_answer_that_trickles_in_ends_at_the_time_limit() -> None:
-    mine = threads(http=RequestOptions(timeout=0.3))
+    mine = threads(http=RequestOptions(timeout=1.0))
     begun = time.monotonic()
-    with raw_server(*[b"H"] * 20, pause=0.1) as url, pytest.raises(TimedOut):
+    with raw_server(*[b"H"] * 600, pause=0.1) as url, pytest.raises(TimedOut):
         mine.run(mine.client.get_document(url))
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 30
 
 
 def test_a_name_that_leads_into_a_private_network_is_not_connected_to(monkeypatch) -> None:

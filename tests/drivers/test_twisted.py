@@ -195,8 +195,8 @@ def test_an_address_that_refuses_is_followed_by_the_next() -> None:
 
 
 def test_an_answer_that_trickles_in_ends_at_the_time_limit() -> None:
-    mine = twisted_client(http=RequestOptions(timeout=0.3))
-    with raw_server(*[b"H"] * 20, pause=0.1) as url, pytest.raises(TimedOut):
+    mine = twisted_client(http=RequestOptions(timeout=1.0))
+    with raw_server(*[b"H"] * 600, pause=0.1) as url, pytest.raises(TimedOut):
         run(lambda: mine.run(mine.client.get_document(url)))
 
 

@@ -182,15 +182,17 @@ def test_a_flapping_link_gets_few_announcements(hosts, backend) -> None:
     hosts.cable()
     agent = announce(hosts, backend)
     agent.document()
-    flaps = 12
+    flaps, quiet = 12, 0
     for _ in range(flaps):
         hosts.one.ip("link", "set", "ours0", "down")
         time.sleep(0.3)
+        began = time.monotonic()
         hosts.one.ip("link", "set", "ours0", "up")
         time.sleep(0.3)
+        quiet += time.monotonic() - began > 1  # a busy machine may leave it up for long enough
     watching = browse(hosts, backend)
     watching.document(event="added")  # in the end it's there
-    assert sum("announced as" in line for line in agent.all_said()) <= 3 < flaps
+    assert sum("announced as" in line for line in agent.all_said()) <= 3 + quiet < flaps
 
 
 def test_a_browser_whose_address_changes_sees_no_removal_of_a_running_agent(hosts, backend) -> None:

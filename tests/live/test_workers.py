@@ -61,7 +61,7 @@ def send(url: str, *options: str):
 
 
 def eventually(what) -> bool:
-    for _ in range(200):
+    for _ in range(1_200):
         if what():
             return True
         time.sleep(0.05)
