@@ -242,12 +242,14 @@ def _request(scope: AsgiScope, policy: Policy) -> Request | BadHead:
 
 
 def _headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    headers = tuple(headers)  # ASGI: an iterable, and it may be read twice below
+    # A list, since it may be read twice below. httptools leaves blanks after a value, which aren't part of it (RFC 9110
+    # §5.5).
+    pairs = [(name, value.strip(b" \t")) for name, value in headers]
     try:
-        return findable(headers)
+        return findable(pairs)
     except ValueError:
         # The server doesn't keep to ASGI: it passes names with capitals, or bytearrays.
-        return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
+        return tuple((bytes(name).lower(), bytes(value)) for name, value in pairs)
 
 
 def _encoded(path: str) -> str:

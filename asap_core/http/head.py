@@ -315,6 +315,7 @@ def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead
 _USUAL_METHODS: Final = frozenset({"POST", "GET"})
 _is_method: Final = re.compile(f"(?=[A-Za-z]){TOKEN}").fullmatch
 _CONTROLS: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
+_NAME_BYTES: Final = bytes(byte for byte in range(0x80) if _is_token(bytes([byte])))
 # What a head has beside its parts: two spaces, "HTTP/1.1" and two line ends; for each field a colon and a line end.
 _BESIDE_TARGET: Final = 14
 _BESIDE_FIELD: Final = 3
@@ -338,7 +339,7 @@ def parsed_request(
     """Return the request that another HTTP server has read, or what is wrong with its head.
 
     Judges what the head still shows as `HeadReader` judges bytes. Only that server can judge the rest: ends of lines,
-    folded fields, blanks, and a list of equal lengths that it has made one.
+    folded fields, blanks in the request line, and a list of equal lengths that it has made one.
 
     method, target, peer, local: as in `Request`.
     headers: as returned by `findable`.
@@ -348,7 +349,11 @@ def parsed_request(
     fields = dict(headers)
     if len(fields) < len(headers):
         fields = collect(headers)
-    bad = _judge_parts(method, target, headers, max_size, max_fields) or _judge_version(version, fields)
+    bad = (
+        _judge_parts(method, target, headers, max_size, max_fields)
+        or _judge_version(version, fields)
+        or _judge_names(fields)
+    )
     if bad is not None:
         return bad
     path = judge(method, target, fields)
@@ -374,3 +379,10 @@ def _judge_version(version: str, fields: Mapping[bytes, bytes]) -> BadHead | Non
     if version in _OLD:
         return BadHead(400, _ONE_FRAMING) if b"transfer-encoding" in fields else None
     return None if version in _NEWER else BadHead(505, _VERSIONS)
+
+
+def _judge_names(fields: Mapping[bytes, bytes]) -> BadHead | None:
+    # HTTP/2 lets through more than tokens (RFC 9113 §8.2.1), and so do servers that pass on what it sends.
+    if b"" in fields or b"".join(fields).translate(None, _NAME_BYTES):
+        return BadHead(400, _NO_REQUEST)
+    return None

@@ -152,6 +152,18 @@ async def test_no_header_is_lost_if_headers_can_be_read_once_and_one_has_capital
     assert start["status"] == 403
 
 
+async def test_blanks_after_a_value_are_no_part_of_it(app) -> None:
+    headers = [(b"host", b"localhost\t"), (b"content-length", b"99999999 "), (b"accept", b" */* ")]
+    start, _ = await play(app, {**HTTP, "headers": headers}, {"type": "http.request", "body": b"{}"})
+    assert start["status"] == 413  # not 400
+
+
+async def test_a_name_that_is_no_token_is_refused(app) -> None:
+    scope = {**HTTP, "http_version": "2", "headers": [(b"host", b"localhost"), (b"content-length ", b"2")]}
+    start, body = await play(app, scope, {"type": "http.request", "body": b"{}"})
+    assert (start["status"], body["body"]) == (400, b'{"detail":"Expected an HTTP/1.1 request"}')
+
+
 async def test_a_peer_that_leaves_is_forgotten(app) -> None:
     first = {"type": "http.request", "body": b"{", "more_body": True}
     assert await play(app, HTTP, first, {"type": "http.disconnect"}) == []
