@@ -6,7 +6,7 @@ from typing import Final
 from asap_core.testing.laws.checks import accepted, check, refused, repeated
 from asap_core.testing.laws.effects import AdvanceClock, SendTogether, Steps
 from asap_core.testing.laws.http_messages import Answer
-from asap_core.testing.laws.lab import Lab, to_body
+from asap_core.testing.laws.lab import TOO_MANY_REQUESTS, Lab, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.survey import HARMLESS_SKILL
 from asap_core.testing.laws.verdicts import Need
@@ -215,7 +215,7 @@ def many_at_once(lab: Lab) -> Steps[None]:
     for each in answers:
         if each.error is None:
             repeated(each, done[0], "the work was done more than once")
-        else:
+        elif each.status != TOO_MANY_REQUESTS:
             refused(each, codes=["asap:admission/still_running"])
 
 

@@ -21,10 +21,12 @@ MANIFEST_PATH: Final = "/.well-known/asap/manifest.json"
 HEALTH_PATH: Final = "/.well-known/asap/health"
 # The sender of calls to an agent that authenticates nobody.
 ANONYMOUS: Final = "urn:asap:agent:conform"
-_TOO_MANY_REQUESTS: Final = 429
+TOO_MANY_REQUESTS: Final = 429
+"""The status by which a rate limit refuses (RFC 6585 §4)."""
 # A rate limit isn't what most laws are about: a refused request is repeated so often, each after the time that the
 # agent asks for, at most this many seconds. The reference allows 100 a minute, so a place is free after 0.6 s.
-_PATIENCE: Final = 10
+PATIENCE: Final = 10
+"""How often what a rate limit refuses is sent again."""
 _LONGEST_WAIT: Final = 10.0
 # Seconds until items that a rate limit has refused are sent again. The reference allows 10 requests a second.
 _A_WHILE: Final = 1.1
@@ -34,6 +36,12 @@ _MANY: Final = 1_050
 _FEWER: Final = 150
 # The size of a batch, at most.
 _BATCH: Final = 50
+
+
+def asked_pause(answer: Answer) -> float:
+    """Return how many seconds an answer that the rate limit gave asks to wait, at most 10."""
+    asked = answer.header("retry-after") or ""
+    return min(float(asked) if asked.isdecimal() else 1.0, _LONGEST_WAIT)
 
 
 class _Absent(Enum):
@@ -71,7 +79,7 @@ def to_body(document: Json) -> bytes:
 
 def _is_over_the_rate(response: JsonObject) -> bool:
     error = response.get("error")
-    return isinstance(error, dict) and error.get("code") == _TOO_MANY_REQUESTS
+    return isinstance(error, dict) and error.get("code") == TOO_MANY_REQUESTS
 
 
 @frozen(kw_only=True)
@@ -186,11 +194,10 @@ class Lab:
     def fetch(self, request: HttpRequest) -> Steps[Answer]:
         """Send a request. If the rate limit refuses it, wait as long as the agent asks for, and send it again."""
         answer = yield from SendRequest(request)
-        for _ in range(_PATIENCE):
-            if answer.status != _TOO_MANY_REQUESTS:
+        for _ in range(PATIENCE):
+            if answer.status != TOO_MANY_REQUESTS:
                 break
-            asked = answer.header("retry-after") or "1"
-            yield from Pause(min(float(asked) if asked.isdecimal() else 1.0, _LONGEST_WAIT))
+            yield from Pause(asked_pause(answer))
             answer = yield from SendRequest(request)
         return answer
 
@@ -231,7 +238,7 @@ class Lab:
         Returns the answer to the batch with the later answers in the places of the refusals. Raises RateLimited if the
         rate limit refuses some again and again: they aren't what a law is about.
         """
-        for _ in range(_PATIENCE):
+        for _ in range(PATIENCE):
             items: list[Json] = [*answer.items]
             limited = [place for place, each in enumerate(answer.items) if _is_over_the_rate(each)]
             if not limited or len(items) != len(batch):
@@ -241,7 +248,7 @@ class Lab:
             for place, each in zip(limited, again.items, strict=False):
                 items[place] = each
             answer = evolve(answer, body=to_body(items))
-        raise RateLimited(f"the rate limit refuses requests of a batch, also after {_PATIENCE} attempts")
+        raise RateLimited(f"the rate limit refuses requests of a batch, also after {PATIENCE} attempts")
 
     def send(self, envelope: Json, *, key: str | None = None, caller: Caller | None = None) -> Steps[Answer]:
         """Send an envelope."""
@@ -261,7 +268,7 @@ class Lab:
             answer = yield from SendRequest(self.post_request(to_body(calls if several > 1 else calls[0])))
             taken = int(answer.is_success) if several == 1 else sum("result" in each for each in answer.items)
             done += taken
-            if several > 1 and not answer.items and answer.status != _TOO_MANY_REQUESTS:
+            if several > 1 and not answer.items and answer.status != TOO_MANY_REQUESTS:
                 several = 1
             elif taken < several:
                 break

@@ -17,6 +17,7 @@ from asap_core.testing.laws.effects import (
     ConverseTogether,
     LawEffect,
     LawOutcome,
+    Pause,
     ResetTarget,
     SendBytes,
     SendRequest,
@@ -25,7 +26,7 @@ from asap_core.testing.laws.effects import (
     Together,
 )
 from asap_core.testing.laws.http_messages import Answer, HttpRequest
-from asap_core.testing.laws.lab import Lab
+from asap_core.testing.laws.lab import PATIENCE, TOO_MANY_REQUESTS, Lab, asked_pause
 from asap_core.testing.laws.law import Law
 from asap_core.testing.laws.token_mask import TokenMask
 from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried, Verdict
@@ -36,6 +37,8 @@ _MOST_EFFECTS: Final = 2_000
 _MOST_SECONDS: Final = 120.0
 # Of a run: an agent that answers no call keeps most laws waiting for 10 s, and one that limits the rate for longer.
 _LONGEST_RUN: Final = 3_600.0
+# A rate limit has refused the one request.
+_LIMITED: Final = [TOO_MANY_REQUESTS]
 # Of a remark, which may quote what the agent sent. The exchanges have all of it.
 _LONGEST_REMARK: Final = 2_000
 
@@ -165,8 +168,7 @@ class Recorder:
         self.effects += 1
         if self.effects > _MOST_EFFECTS or self.now() - self.began > _MOST_SECONDS:
             raise LawNotTried(f"it took more than {_MOST_EFFECTS} effects or {_MOST_SECONDS:.0f} s")
-        at, before = self.wall(), self.now()
-        outcome = self.executor.perform(effect)
+        outcome, at, before = self._performed(effect)
         if isinstance(effect, AdvanceClock | ResetTarget):  # `now` may read the clock that is moved
             self.began += self.now() - before
         match effect, outcome:
@@ -191,6 +193,23 @@ class Recorder:
         received = self.mask.data(got.raw)
         self.exchanges.append(RecordedExchange(sent, received, remark, pieces=shown, at=at, seconds=took))
         self.heard.append(got.answers or (got.first,))
+
+    def _performed(self, effect: LawEffect) -> tuple[LawOutcome, float, float]:
+        """Return the outcome, and when the effect began by both clocks.
+
+        Bytes that the rate limit refuses are sent again. A law that sends a request does so itself, since it may be
+        about the limit.
+        """
+        attempts = 1
+        while True:
+            at, before = self.wall(), self.now()
+            outcome = self.executor.perform(effect)
+            if not isinstance(outcome, AnswersToBytes) or [each.status for each in outcome.answers] != _LIMITED:
+                return outcome, at, before
+            if attempts == PATIENCE:
+                return outcome, at, before
+            self.executor.perform(Pause(asked_pause(outcome.first)))
+            attempts += 1
 
     def _record(self, request: HttpRequest, answer: Answer, at: float) -> None:
         shown = evolve(

@@ -13,7 +13,9 @@ from asap_core.testing.laws.catalogue import GROUPS, LAWS, chosen
 from asap_core.testing.laws.checks import accepted, check, refused, repeated
 from asap_core.testing.laws.effects import (
     AdvanceClock,
+    AnswersToBytes,
     ConverseTogether,
+    Passed,
     Pause,
     SendBytes,
     SendRequest,
@@ -79,6 +81,24 @@ def test_laws_that_are_left_after_an_hour_are_skipped(clock) -> None:
     results = [*run_laws([law] * 40, surveyed(executor, clock), executor, clock.monotonic)]
     assert {each.outcome for each in results} == {LawResult.SKIPPED}  # each takes more than its 120 s
     assert [each.remark for each in results].count("the laws before it took more than 3600 s") == 22
+
+
+def test_bytes_that_the_rate_limit_refuses_are_sent_again(clock) -> None:
+    limited, answered = Answer(429, (("retry-after", "3"),)), Answer(200)
+    answers, performed = iter([limited, limited, answered]), []
+
+    class Limits:
+        offers = frozenset({Need.BYTES})
+
+        def perform(self, effect: Any) -> Any:
+            performed.append(effect)
+            return Passed() if isinstance(effect, Pause) else AnswersToBytes((next(answers),))
+
+    sent = SendBytes((b"x",))
+    recorder = Recorder(Limits(), clock.monotonic)
+    assert recorder.perform(sent) == AnswersToBytes((answered,))
+    assert performed == [sent, Pause(3.0), sent, Pause(3.0), sent]
+    assert len(recorder.exchanges) == 1
 
 
 def test_items_of_a_batch_that_the_rate_limit_refuses_are_sent_again(clock) -> None:
