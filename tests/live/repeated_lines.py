@@ -22,7 +22,8 @@ from asap_core.testing.laws.records import ExchangeRecord, LawRecord, from_json
 from asap_core.testing.laws.runner import LawResult
 from asap_core.testing.laws.shell_lines import PREPARE
 
-SECONDS = 120
+# For all lines of a law, one after another: three slow peers take 40 s each.
+SECONDS = 300
 # Most lines wait for an answer, or for time to pass.
 AT_ONCE = 4
 # Of shapes that are compared: below are the parts of an envelope.
