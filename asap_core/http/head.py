@@ -315,7 +315,7 @@ def read_plain_head(data: bytes, *, max_size: int, max_fields: int) -> PlainHead
 _USUAL_METHODS: Final = frozenset({"POST", "GET"})
 _is_method: Final = re.compile(f"(?=[A-Za-z]){TOKEN}").fullmatch
 _CONTROLS: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
-_NAME_BYTES: Final = bytes(byte for byte in range(0x80) if _is_token(bytes([byte])))
+_NAME_BYTES: Final = bytes(byte for byte in range(0x100) if _is_token(bytes([byte])))
 # What a head has beside its parts: two spaces, "HTTP/1.1" and two line ends; for each field a colon and a line end.
 _BESIDE_TARGET: Final = 14
 _BESIDE_FIELD: Final = 3
