@@ -128,7 +128,7 @@ def the_very_same_request(lab: Lab) -> Steps[None]:
     repeated((yield from lab.call(call)), first)
 
 
-@IDEMPOTENCY.law(clause="docs/wire.md §9.3", expected="the first answer", needs=_NEEDS, strict=True)
+@IDEMPOTENCY.law(clause="docs/wire.md §4.1", expected="the first answer", needs=_NEEDS, strict=True)
 def keys_in_the_head(lab: Lab) -> Steps[None]:
     """A key in the header X-Idempotency-Key counts like one in the body."""
     key, payload = lab.fresh(), lab.task()
@@ -138,7 +138,7 @@ def keys_in_the_head(lab: Lab) -> Steps[None]:
 
 
 @IDEMPOTENCY.law(
-    clause="docs/wire.md §9.3", expected="it's refused", severity=Severity.HARDENING, needs=_NEEDS, strict=True
+    clause="docs/wire.md §4.1", expected="it's refused", severity=Severity.HARDENING, needs=_NEEDS, strict=True
 )
 def head_and_body_agree(lab: Lab) -> Steps[None]:
     """Two different keys, in head and body, are refused."""
@@ -146,7 +146,7 @@ def head_and_body_agree(lab: Lab) -> Steps[None]:
 
 
 @IDEMPOTENCY.law(
-    clause="docs/wire.md §9.3", expected="it's refused", severity=Severity.HARDENING, needs=_NEEDS, strict=True
+    clause="docs/wire.md §4.1", expected="it's refused", severity=Severity.HARDENING, needs=_NEEDS, strict=True
 )
 def one_key_in_the_head(lab: Lab) -> Steps[None]:
     """Two headers with different keys are refused."""
