@@ -22,7 +22,8 @@ from asap_adapters.cli.options import whole_number
 from asap_adapters.cli.output import complain, say
 from asap_adapters.conform.sockets import AGENT_GONE, TooMuchTraffic
 from asap_adapters.system import random_fraction
-from asap_core.testing.laws.text_report import exchange_lines
+from asap_core.testing.laws.shell_lines import repeating_lines
+from asap_core.testing.laws.text_report import exchange_lines, prepare_lines
 
 if TYPE_CHECKING:
     from asap_core.testing.fuzz_machine import Finding, FuzzRun
@@ -120,8 +121,10 @@ def _finding_lines(finding: "Finding", url: str) -> Iterator[str]:
     yield f"expected: {finding.expected}"
     if not finding.again:
         yield "It didn't happen each time that the sequence was repeated."
-    for number, exchange in enumerate(finding.exchanges, 1):
-        yield from exchange_lines(number, exchange, url)
+    yield from ("", *prepare_lines())
+    lines = repeating_lines(finding.exchanges, url)
+    for number, (exchange, line) in enumerate(zip(finding.exchanges, lines, strict=True), 1):
+        yield from exchange_lines(number, exchange, line)
     yield ""
     yield from finding.test.splitlines()
 

@@ -40,6 +40,11 @@ class HookCommand:
             raise LawNotTried(f"the hook {self.words[0]} failed: it ended with {done.returncode}")
 
 
+def command_line(hook: object) -> str:
+    """Return what runs a hook in a shell; empty if it's no command."""
+    return shlex.join(hook.words) if isinstance(hook, HookCommand) else ""
+
+
 def hook_command(text: str) -> HookCommand:
     """Read a command as a shell divides it into words. Raises ValueError if there is none."""
     words = shlex.split(text)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, field, frozen
 
-from asap_adapters.conform.hooks import MoveClock, Restart
+from asap_adapters.conform.hooks import MoveClock, Restart, command_line
 from asap_adapters.conform.sockets import SocketExecutor, look_up
 from asap_adapters.system import new_token
 from asap_core.testing.laws.lab import Lab
@@ -71,4 +71,5 @@ class LiveAgent:
             refused = Recorder(executor, time.monotonic).run(refused_caller(lab))
             if refused is not None:
                 raise TokenRefused(refused.urn)
+            lab = evolve(lab, clock_hook=command_line(self.move_clock), reset_hook=command_line(self.restart))
         return executor, lab

@@ -82,7 +82,7 @@ class FuzzRun:
     def begin(self) -> tuple[Session, Recorder]:
         """Begin a sequence."""
         self.sequences += 1
-        recorder = Recorder(self.executor, self.now, self.lab.secrets)
+        recorder = Recorder(self.executor, self.now, self.lab.secrets, self.lab.wall)
         return Session(self.lab, recorder.run, self.coverage), recorder
 
 

@@ -53,7 +53,11 @@ def repeated(law: LawRecord) -> list[Repetition]:
     """Run the lines of a law once more."""
     chosen = [each for each in law.exchanges if is_repeatable(each)]
     with TemporaryDirectory() as folder:
-        lines = [f"{{ {each.curl}; }} > {number}" for number, each in enumerate(chosen)]
+        lines = [
+            line
+            for number, each in enumerate(chosen)
+            for line in (*(hook.line for hook in each.hooks), f"{{ {each.curl}; }} > {number}")
+        ]
         # An argument of a program has at most 128 KiB; the lines of a law may have several MiB.
         Path(folder, "lines").write_text("\n".join([*PREPARE, *lines]), "utf-8")
         subprocess.run(

@@ -30,7 +30,7 @@ CALLERS = [
     *("--token", "token-of-alice", "--as", "urn:asap:agent:alice"),
     *("--other-token", "token-of-bob", "--other-as", "urn:asap:agent:bob", "--direct"),
 ]
-PREPARE, LINE = re.compile(r"  (RUN=|at\(\))"), re.compile(r"    .*curl -")
+PREPARE, LINE = re.compile(r"  (NOW=|RUN=|at\(\))"), re.compile(r"    .*curl -")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_failure_is_reproduced_by_the_lines(switch: str, law: str, shown: str)
 
 def test_what_stands_before_the_lines_keeps_lengths() -> None:
     shown = subprocess.run(
-        ["sh", "-c", "\n".join([*PREPARED, "printf $RUN; at -310"])], capture_output=True, text=True, check=True
+        ["sh", "-c", "\n".join([*PREPARED, "printf %s $RUN; at -310"])], capture_output=True, text=True, check=True
     ).stdout
     assert len(shown) == len("a5yOjcFM") + len("2025-12-31T23:59:50.000001Z\n")
 

@@ -180,7 +180,7 @@ def _one_answer(request: HttpRequest, example: str) -> Steps[None]:
 
 @BODIES.law(clause="RFC 9110 §9.3.1; docs/security.md 20", expected="one answer", needs={Need.BYTES, Need.DIRECT})
 def bodies_of_other_methods(lab: Lab) -> Steps[None]:
-    """A body that comes with GET is no request of its own."""
+    """A body that comes with GET or another method is no request of its own."""
     inner = lab.request("GET", lab.root + HEALTH_PATH, close=False).to_bytes()
     for method in ("GET", "DELETE"):
         yield from _one_answer(lab.request(method, lab.root + MANIFEST_PATH, body=inner, close=False), method)

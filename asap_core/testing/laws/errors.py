@@ -1,6 +1,6 @@
 """Laws of errors: a refusal has one shape, and repeats nothing of what was sent."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from asap_core.testing.laws.checks import check, refused
@@ -8,8 +8,8 @@ from asap_core.testing.laws.effects import Pause, ResetTarget, Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import Caller, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
-from asap_core.testing.laws.verdicts import LawNotTried, Need
-from asap_core.wire.json_values import JsonObject
+from asap_core.testing.laws.verdicts import LawBroken, LawNotTried, Need
+from asap_core.wire.json_values import Json, JsonObject
 
 ERRORS: Final = LawGroup("errors", "a refusal has one shape and repeats nothing")
 
@@ -26,6 +26,28 @@ def _refusals(lab: Lab, marker: str) -> dict[str, JsonObject]:
     return calls
 
 
+def _places(value: Json, marker: str, place: str = "") -> Iterator[str]:
+    """Yield where in a JSON value a text occurs: keys and indexes, joined."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if marker in key:
+                yield f"a name in {place or 'the body'}"
+            yield from _places(each, marker, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _places(each, marker, f"{place}[{number}]")
+    elif isinstance(value, str) and marker in value:
+        yield place or "the body"
+
+
+def _repeats_nothing(answer: Answer, marker: str, example: str) -> None:
+    """Check that an answer doesn't contain a text that was sent; if it does, say where."""
+    if marker.encode() in answer.raw:
+        place = "the body" if marker.encode() in answer.body else "the head"
+        place = next(_places(answer.json, marker), place)
+        raise LawBroken(f"the answer repeats what was sent, in {place}", answer, example=example)
+
+
 @ERRORS.law(
     clause="docs/security.md 22",
     expected="the refusal says what would have been right, and repeats nothing of what was sent",
@@ -39,7 +61,7 @@ def nothing_is_repeated(lab: Lab) -> Steps[None]:
     for example, call in _refusals(lab, marker).items():
         answer = yield from lab.call(call)
         refused(answer, example)
-        check(marker.encode() not in answer.raw, "the answer repeats what was sent", example)
+        _repeats_nothing(answer, marker, example)
 
 
 @ERRORS.law(
@@ -289,7 +311,7 @@ def no_urn_is_repeated(lab: Lab) -> Steps[None]:
     ):
         answer = yield from lab.send(envelope)
         if answer.error is not None:
-            check(marker.encode() not in answer.raw, "the answer repeats what was sent", example)
+            _repeats_nothing(answer, marker, example)
             check(lab.caller.urn.encode() not in answer.raw, "the answer names the caller", example)
 
 

@@ -139,7 +139,7 @@ def _outcome(name: str, record: LawRecord, *, named: bool) -> Iterator[str]:
     yield f"<h3>{escape(f'{name}, ' if named else '')}{record.outcome.value}{escape(got)} ({record.seconds:.2f} s)</h3>"
     if any(each.curl for each in record.exchanges):
         yield f"<p>Before you repeat a line below, also once more:</p><pre>{escape(chr(10).join(PREPARE))}</pre>"
-    for place in shown_exchanges([each.failing for each in record.exchanges], _SHOWN_LAST):
+    for place in shown_exchanges([bool(each.failing or each.hooks) for each in record.exchanges], _SHOWN_LAST):
         if isinstance(place, range):
             yield f"<p>{len(place)} exchanges are in the JSON report only.</p>"
         else:
@@ -147,6 +147,10 @@ def _outcome(name: str, record: LawRecord, *, named: bool) -> Iterator[str]:
 
 
 def _exchange(number: int, exchange: ExchangeRecord) -> Iterator[str]:
+    for hook in exchange.hooks:
+        yield f"<p>({escape(hook.what)})</p>"
+        if hook.line:
+            yield f"<pre>{escape(hook.line)}</pre>"
     yield f"<h4>Exchange {number}: {escape(exchange.answer)}{failing_mark(failing=exchange.failing)}</h4>"
     for side, data in exchange.sides.items():
         yield f"<pre class={side}>{escape(chr(10).join(shown_bytes(data)))}</pre>"

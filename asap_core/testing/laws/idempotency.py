@@ -6,7 +6,7 @@ from typing import Final
 from asap_core.testing.laws.checks import accepted, check, refused, repeated
 from asap_core.testing.laws.effects import AdvanceClock, SendTogether, Steps
 from asap_core.testing.laws.http_messages import Answer
-from asap_core.testing.laws.lab import TOO_MANY_REQUESTS, Lab, to_body
+from asap_core.testing.laws.lab import TOO_MANY_REQUESTS, Change, Lab, changed, to_body
 from asap_core.testing.laws.law import LawGroup, Severity
 from asap_core.testing.laws.survey import HARMLESS_SKILL
 from asap_core.testing.laws.verdicts import Need
@@ -303,7 +303,15 @@ def retries_have_a_date(lab: Lab) -> Steps[None]:
 @IDEMPOTENCY.law(clause="docs/security.md 5", expected="the corrected request is accepted", needs=_NEEDS, strict=True)
 def refused_calls_use_no_key(lab: Lab) -> Steps[None]:
     """A call that is refused doesn't use up its key."""
-    key = lab.fresh()
-    refused((yield from lab.send(lab.envelope(payload=lab.task(skill_id=lab.fresh())), key=key)), "unknown skill")
-    refused((yield from lab.send(lab.envelope(timestamp=lab.timestamp(-3600)), key=key)), "an old date")
-    accepted((yield from lab.send(lab.envelope(), key=key)))
+    payload = lab.task()
+    changes: dict[str, dict[str, Change]] = {
+        "its skill": {"payload": {**payload, "skill_id": lab.fresh()}},
+        "its date": {"timestamp": lab.timestamp(-3600)},
+    }
+    for what, change in changes.items():
+        key, name = lab.fresh(), lab.fresh()
+        wrong = changed(lab.envelope(id=name, payload=payload), change)
+        refused((yield from lab.send(wrong, key=key)), f"a call that is wrong in {what}")
+        answer = yield from lab.send(lab.envelope(id=name, payload=payload), key=key)
+        check(answer.is_success, f"after a refusal for {what}, the key counts as used: {answer}", at=answer)
+        accepted(answer)

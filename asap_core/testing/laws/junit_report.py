@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 from asap_core.testing.laws.records import LawRecord
 from asap_core.testing.laws.runner import LawResult
 from asap_core.testing.laws.shell_lines import PREPARE
-from asap_core.testing.laws.text_report import failing_mark, shown_bytes
+from asap_core.testing.laws.text_report import failing_mark, hook_lines, shown_bytes
 
 
 def junit_report(records: Sequence[LawRecord], expected: Collection[str] = ()) -> str:
@@ -59,6 +59,7 @@ def _details(record: LawRecord) -> Iterator[str]:
     yield from ("", "Before you repeat a line below, also once more:", *PREPARE)
     for number, exchange in enumerate(record.exchanges, 1):
         yield ""
+        yield from (_printable(line.strip()) for line in hook_lines(exchange.hooks))
         yield _printable(f"exchange {number}: {exchange.answer}{failing_mark(failing=exchange.failing)}")
         for mark, data in zip("><", exchange.sides.values(), strict=True):
             yield from (f"{mark} {line}" for line in shown_bytes(data))

@@ -96,6 +96,7 @@ class Lab:
     has: what this run can do, and the agent has.
     wall: returns seconds since the Unix epoch.
     ids: returns an id that no run has used.
+    clock_hook, reset_hook: the commands that run the hooks, for reports. Empty if they are none.
     """
 
     host: str
@@ -111,6 +112,8 @@ class Lab:
     has: frozenset[Need]
     wall: Callable[[], float]
     ids: Callable[[], str]
+    clock_hook: str = ""
+    reset_hook: str = ""
 
     @property
     def secrets(self) -> dict[str, str]:

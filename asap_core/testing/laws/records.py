@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 import attrs
 import cattrs
 from attrs import frozen
 
-from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
-from asap_core.testing.laws.shell_lines import repeating_line
+from asap_core.testing.laws.runner import HookRun, LawResult, RecordedExchange, Report, Result
+from asap_core.testing.laws.shell_lines import repeating_lines
 from asap_core.wire.json_values import JsonObject
 
 _CONVERTER: Final = cattrs.Converter(forbid_extra_keys=False)
@@ -22,6 +23,7 @@ class ExchangeRecord:
     answer: what came back, in words.
     curl: a shell line that repeats the exchange (see `PREPARE`); empty if no such line can, or the law isn't broken.
     failing: whether this is the exchange that breaks the law.
+    hooks: which ran since the exchange before it.
     """
 
     sent: str
@@ -29,6 +31,7 @@ class ExchangeRecord:
     answer: str = ""
     curl: str = ""
     failing: bool = False
+    hooks: tuple[HookRun, ...] = ()
 
     @property
     def sides(self) -> dict[str, bytes]:
@@ -63,6 +66,8 @@ def records(report: Report) -> list[LawRecord]:
 
 def _record(result: Result, url: str) -> LawRecord:
     law = result.law
+    failed = result.outcome is LawResult.FAILED
+    lines = repeating_lines(result.exchanges, url) if failed else repeat("", len(result.exchanges))
     return LawRecord(
         id=law.id,
         outcome=result.outcome,
@@ -72,19 +77,18 @@ def _record(result: Result, url: str) -> LawRecord:
         expected=law.expected,
         remark=result.remark,
         seconds=round(result.seconds, 3),
-        exchanges=tuple(
-            _exchange(each, url if result.outcome is LawResult.FAILED else None) for each in result.exchanges
-        ),
+        exchanges=tuple(map(_exchange, result.exchanges, lines)),
     )
 
 
-def _exchange(exchange: RecordedExchange, url: str | None) -> ExchangeRecord:
+def _exchange(exchange: RecordedExchange, line: str) -> ExchangeRecord:
     return ExchangeRecord(
         sent=exchange.sent.decode("latin-1"),
         received=exchange.received.decode("latin-1"),
         answer=exchange.answer,
-        curl="" if url is None else repeating_line(exchange, url),
+        curl=line,
         failing=exchange.failing,
+        hooks=exchange.hooks,
     )
 
 

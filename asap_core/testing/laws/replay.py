@@ -160,7 +160,7 @@ def nonces_are_kept_for_the_window(lab: Lab) -> Steps[None]:
     for seconds in (70, 200, 40, 7, 7):
         passed += seconds
         yield from AdvanceClock(seconds)
-        refused((yield from lab.send(envelope)), f"{passed} s later")
+        refused((yield from lab.send(envelope)), f"{passed} s after it was accepted")
 
 
 @REPLAY.law(

@@ -5,6 +5,7 @@ Pure: what does I/O is the executor. There is one over sockets (`asap_adapters.c
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Final, Protocol, TypeVar, assert_never
 
@@ -39,6 +40,8 @@ _MOST_SECONDS: Final = 120.0
 _LONGEST_RUN: Final = 3_600.0
 # A rate limit has refused the one request.
 _LIMITED: Final = [TOO_MANY_REQUESTS]
+# An envelope counts for 300 s, and 30 s ahead; and a second, since dates are compared.
+_WINDOW: Final = 331.0
 # Of a remark, which may quote what the agent sent. The exchanges have all of it.
 _LONGEST_REMARK: Final = 2_000
 
@@ -57,14 +60,27 @@ class Executor(Protocol):
 
 
 @frozen
+class HookRun:
+    """A hook of the agent's owner, which ran between two exchanges.
+
+    what: what it did, for people.
+    line: the command, as a line for a shell; empty if it's no command.
+    """
+
+    what: str
+    line: str = ""
+
+
+@frozen
 class RecordedExchange:
     """What was sent on one connection, and what came back: exact bytes.
 
     request: if it was one request that a tool such as curl can repeat.
     pieces: if it wasn't: the bytes, and the pauses between them in seconds.
-    at: when it was sent, in seconds since the Unix epoch.
+    at: when it was sent, in seconds since the Unix epoch, as if this law hadn't moved the clocks.
     seconds: how long it took, if it wasn't one request.
     failing: whether this is the one that breaks the law.
+    hooks: which ran since the exchange before it.
 
     Names stand in place of callers' tokens, since reports are shown to others: see `TokenMask`.
     """
@@ -77,6 +93,7 @@ class RecordedExchange:
     at: float = 0.0
     seconds: float = 0.0
     failing: bool = False
+    hooks: tuple[HookRun, ...] = ()
 
 
 class LawResult(Enum):
@@ -159,6 +176,14 @@ class Recorder:
     exchanges: list[RecordedExchange] = field(factory=list)
     heard: list[tuple[Answer, ...]] = field(factory=list, repr=False)
     """The answers of each exchange, as laws have them."""
+    clock_hook: str = ""
+    reset_hook: str = ""
+    hooks: list[HookRun] = field(factory=list)
+    """Those that ran since the last exchange."""
+    moved: float = 0.0
+    """How far the wall clock was moved, in seconds."""
+    set_back: float = 0.0
+    """How far of it back."""
     began: float = 0.0
     effects: int = 0
     mask: TokenMask = Factory(lambda self: TokenMask.of(self.secrets), takes_self=True)
@@ -171,6 +196,7 @@ class Recorder:
         outcome, at, before = self._performed(effect)
         if isinstance(effect, AdvanceClock | ResetTarget):  # `now` may read the clock that is moved
             self.began += self.now() - before
+            self._record_hook(effect)
         match effect, outcome:
             case SendRequest(request), Answer():
                 self._record(request, outcome, at)
@@ -186,12 +212,31 @@ class Recorder:
                 pass
         return outcome
 
+    def _record_hook(self, effect: AdvanceClock | ResetTarget) -> None:
+        match effect:
+            case AdvanceClock(seconds, step_wall):
+                for how, by in (("advance", round(seconds)), ("step", round(step_wall))):
+                    if by:
+                        self.hooks.append(
+                            HookRun(f"clock: {how} {by}", _line(self.mask, self.clock_hook, f"{how} {by}"))
+                        )
+                self.moved += seconds + step_wall
+                self.set_back += max(-step_wall, 0.0)
+            case ResetTarget():
+                self.hooks.append(HookRun("the agent is started again", _line(self.mask, self.reset_hook)))
+            case _:
+                assert_never(effect)
+
+    def _keep(self, exchange: RecordedExchange) -> None:
+        self.exchanges.append(evolve(exchange, at=exchange.at - self.moved, hooks=tuple(self.hooks)))
+        self.hooks.clear()
+
     def _record_bytes(self, pieces: tuple[bytes | float, ...], got: AnswersToBytes, at: float, took: float) -> None:
         shown = self.mask.pieces(pieces)
         sent = b"".join(each for each in shown if isinstance(each, bytes))
         remark = self.mask.text("; ".join(map(str, got.answers)) or f"no whole answer, {len(got.rest)} bytes")
         received = self.mask.data(got.raw)
-        self.exchanges.append(RecordedExchange(sent, received, remark, pieces=shown, at=at, seconds=took))
+        self._keep(RecordedExchange(sent, received, remark, pieces=shown, at=at, seconds=took))
         self.heard.append(got.answers or (got.first,))
 
     def _performed(self, effect: LawEffect) -> tuple[LawOutcome, float, float]:
@@ -219,7 +264,7 @@ class Recorder:
             body=self.mask.data(request.body),
         )
         sent, received = self.mask.data(request.to_bytes()), self.mask.data(answer.raw)
-        self.exchanges.append(RecordedExchange(sent, received, self.mask.text(str(answer)), shown, at=at))
+        self._keep(RecordedExchange(sent, received, self.mask.text(str(answer)), shown, at=at))
         self.heard.append((answer,))
 
     def place(self, answer: Answer | None) -> int | None:
@@ -230,13 +275,15 @@ class Recorder:
 
     def breach(self, broken: LawBroken) -> Breach:
         """Mark the exchange that breaks the law, and return the verdict."""
-        place, first, got = self.place(broken.answer), self.place(broken.unlike), broken.got
+        place, first = self.place(broken.answer), self.place(broken.unlike)
+        example = f"{broken.example}: " if broken.example else ""
+        got = f"{example}{broken.got}"
         if self.exchanges:
             place = -1 if place is None else place
             self.exchanges[place] = evolve(self.exchanges[place], failing=True)
         if broken.unlike is not None:
-            example = f"{broken.example}: " if broken.example else ""
-            got = f"{example}it differs from {'another' if first is None else f'exchange {first + 1}'} in {got}"
+            other = "another" if first is None else f"exchange {first + 1}"
+            got = f"{example}it differs from {other} in {broken.got}"
         return Breach(self.mask.text(got)[:_LONGEST_REMARK])
 
     def run(self, steps: Steps[T]) -> T:
@@ -254,12 +301,16 @@ class Recorder:
             steps.close()
 
 
+def _line(mask: TokenMask, command: str, arguments: str = "") -> str:
+    return mask.text(f"{command} {arguments}".strip()) if command else ""
+
+
 def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) -> Result:
     """Try one law. `now`: returns seconds on a monotonic clock."""
     missing = sorted(need.value for need in law.needs - lab.has)
     if missing:
         return Result(law, NotTried(f"it needs {' and '.join(missing)}"))
-    recorder = Recorder(executor, now, lab.secrets, lab.wall)
+    recorder = Recorder(executor, now, lab.secrets, lab.wall, clock_hook=lab.clock_hook, reset_hook=lab.reset_hook)
     try:
         recorder.run(law.provoke(lab))
         verdict: Verdict = Kept()
@@ -267,7 +318,19 @@ def run_law(law: Law, lab: Lab, executor: Executor, now: Callable[[], float]) ->
         verdict = recorder.breach(broken)
     except LawNotTried as skipped:
         verdict = NotTried(recorder.mask.text(skipped.why)[:_LONGEST_REMARK])
-    return Result(law, verdict, tuple(recorder.exchanges), now() - recorder.began)
+    result = Result(law, verdict, tuple(recorder.exchanges), now() - recorder.began)
+    if recorder.set_back:
+        _let_it_pass(recorder.set_back, executor)
+    return result
+
+
+def _let_it_pass(set_back: float, executor: Executor) -> None:
+    """Let the time pass in which an agent may refuse what is dated before the moment that its clock was set back from.
+
+    The laws that follow aren't about that.
+    """
+    with suppress(LawNotTried):  # the hook fails: the next law that needs it says so
+        executor.perform(AdvanceClock(set_back + _WINDOW))
 
 
 def run_laws(laws: Sequence[Law], lab: Lab, executor: Executor, now: Callable[[], float]) -> Iterator[Result]:

@@ -1,26 +1,30 @@
 """Lines for a POSIX shell that repeat an exchange, also later: ids and dates are variables in them.
 
-    RUN=$(date +%s | tail -c 9); at() { date -u -d "$1 seconds" +%Y-%m-%dT%H:%M:%S.000000Z; }
+    NOW=$(date +%s); RUN=$(echo $NOW | tail -c 9); at() { date -u -d "@$((NOW + $1))" +%Y-%m-%dT%H:%M:%S.000000Z; }
     curl … -d '{"id": "conform-'$RUN'-7", "timestamp": "'$(at -310)'", …}' http://127.0.0.1:8000/asap
 
-Each value has as many characters as the text that it replaces, so that lengths in a head stay right.
+Each value has as many characters as the text that it replaces, so that lengths in a head stay right. A date
+that occurs again in a law's lines is the same text again: the agent compares it.
 """
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from math import ceil
 from shlex import quote
 from typing import Final
 
+from attrs import define, field
+
 from asap_core.testing.laws.http_messages import HttpRequest
 from asap_core.testing.laws.runner import RecordedExchange
 
 PREPARE: Final = (
-    "RUN=$(date +%s | tail -c 9)",
-    'at() { date -u -d "$1 seconds" +%Y-%m-%dT%H:%M:%S.000000Z; }',
+    "NOW=$(date +%s)",
+    "RUN=$(echo $NOW | tail -c 9)",
+    'at() { date -u -d "@$((NOW + $1))" +%Y-%m-%dT%H:%M:%S.000000Z; }',
 )
 """What the lines need, once for each repetition: a run of its own, and dates."""
 
@@ -47,15 +51,41 @@ _NOT_LATER: Final = "  # can't be repeated later: id and date are in the compres
 _MOMENT: Final = 2
 
 
-def repeating_line(exchange: RecordedExchange, url: str) -> str:
-    """Return a line that repeats an exchange; empty if no such line can."""
-    if exchange.request is not None:
-        return curl_line(exchange.request, url, exchange.at)
-    return telnet_line(exchange.pieces, url, exchange.at, exchange.seconds) or ""
+@define
+class Dates:
+    """How many seconds from now the dates of requests are.
+
+    at: when the present request was sent, in seconds since the Unix epoch.
+    offsets: of the dates so far: one that occurs again stays the same.
+    """
+
+    at: float = 0.0
+    offsets: dict[str, int | None] = field(factory=dict)
+
+    def offset(self, text: str) -> int | None:
+        """Return the offset of a date. None if there's no such date: a leap second."""
+        if text not in self.offsets:
+            try:
+                self.offsets[text] = round(datetime.fromisoformat(text).timestamp() - self.at)
+            except ValueError:
+                self.offsets[text] = None
+        return self.offsets[text]
 
 
-def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:
-    """Return a line that sends this request once more. `at`: when it was sent, in seconds since the Unix epoch."""
+def repeating_lines(exchanges: Iterable[RecordedExchange], url: str) -> Iterator[str]:
+    """Yield a line for each exchange of a law, in order, that repeats it; empty if no such line can."""
+    dates = Dates()
+    for each in exchanges:
+        dates.at = each.at
+        if each.request is not None:
+            yield curl_line(each.request, url, dates)
+        else:
+            yield telnet_line(each.pieces, url, dates, each.seconds) or ""
+
+
+def curl_line(request: HttpRequest, url: str, dates: Dates | None = None) -> str:
+    """Return a line that sends this request once more. `dates`: those of the lines before it."""
+    dates = dates or Dates()
     scheme, _, rest = url.partition("://")
     authority = rest.partition("/")[0]
     words = ["curl", "-i", "--path-as-is"]
@@ -63,15 +93,15 @@ def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:
     for name, value in request.headers:
         is_own = name.lower() in {"connection", "content-length"} or (name.lower() == "host" and value == authority)
         if not is_own:
-            words += ["-H", _word(f"{name}: {value}" if value else f"{name};", at)]
-    target = _word(f"{scheme}://{authority}{request.target}", at)
+            words += ["-H", _word(f"{name}: {value}" if value else f"{name};", dates)]
+    target = _word(f"{scheme}://{authority}{request.target}", dates)
     if not request.body:
         empty = ["--data-binary", "''"] if any(name.lower() == "content-length" for name, _ in request.headers) else []
         return " ".join([*words, *empty, target])
     body, unpacked = request.body.decode("latin-1"), _unpacked(request)
     if unpacked is None and _is_plain(body):
-        return " ".join([*words, "--data-binary", _word(body, at), target])
-    source = _printed(body if unpacked is None else unpacked, at)
+        return " ".join([*words, "--data-binary", _word(body, dates), target])
+    source = _printed(body if unpacked is None else unpacked, dates)
     if source is None:
         return " ".join([*words, f"--data-binary @body.bin {target}  # {len(body)} bytes, in the JSON report"])
     packing = [] if unpacked is None else ["gzip -c"]
@@ -79,17 +109,20 @@ def curl_line(request: HttpRequest, url: str, at: float = 0.0) -> str:
     return " | ".join([source, *packing, " ".join([*words, "--data-binary", "@-", target])]) + remark
 
 
-def telnet_line(pieces: Sequence[bytes | float], url: str, at: float = 0.0, seconds: float = 0.0) -> str | None:
+def telnet_line(
+    pieces: Sequence[bytes | float], url: str, dates: Dates | None = None, seconds: float = 0.0
+) -> str | None:
     """Return a line that sends these bytes once more, with the pauses between them. None if there are too many.
 
+    dates: those of the lines before it.
     seconds: how long to wait for all, since a peer may leave the connection open. curl's limit is a moment longer.
     """
     scheme, _, rest = url.partition("://")
     if scheme != "http":
         return None
-    steps = []
+    steps, dates = [], dates or Dates()
     for piece in pieces:
-        step = f"sleep {piece:g}" if isinstance(piece, float) else _printed(piece.decode("latin-1"), at)
+        step = f"sleep {piece:g}" if isinstance(piece, float) else _printed(piece.decode("latin-1"), dates)
         if step is None:
             return None
         steps.append(step)
@@ -126,11 +159,11 @@ def _variables(text: str) -> Iterator[re.Match[str]]:
         at = match.end()
 
 
-def _pieces(text: str, at: float) -> Iterator[tuple[str, str]]:
+def _pieces(text: str, dates: Dates) -> Iterator[tuple[str, str]]:
     """Divide a text into what is quoted, what the shell puts in, and a character that is repeated."""
     end = 0
     for match in _variables(text):
-        offset = None if match["date"] is None else _offset(match["date"], at)
+        offset = None if match["date"] is None else dates.offset(match["date"])
         if match["date"] is not None and offset is None:
             continue
         yield "text", text[end : match.start()]
@@ -147,24 +180,17 @@ def _pieces(text: str, at: float) -> Iterator[tuple[str, str]]:
     yield "text", text[end:]
 
 
-def _offset(text: str, at: float) -> int | None:
-    try:
-        return round(datetime.fromisoformat(text).timestamp() - at)
-    except ValueError:  # a leap second
-        return None
-
-
-def _word(text: str, at: float) -> str:
+def _word(text: str, dates: Dates) -> str:
     """Return a text as one word of the shell."""
-    words = [quote(part) if kind != "shell" else part for kind, part in _pieces(text, at) if part]
+    words = [quote(part) if kind != "shell" else part for kind, part in _pieces(text, dates) if part]
     return "".join(words) or "''"
 
 
-def _printed(text: str, at: float) -> str | None:
+def _printed(text: str, dates: Dates) -> str | None:
     """Return commands that print a text, whatever its characters. None if they would be too long."""
     steps: list[str] = []
     word = ""
-    for kind, part in chain(_pieces(text, at), [("many", "")]):
+    for kind, part in chain(_pieces(text, dates), [("many", "")]):
         if kind == "text" and len(part) > _LONGEST:
             return None
         if kind != "many":

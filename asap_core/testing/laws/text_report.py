@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
-from asap_core.testing.laws.shell_lines import PREPARE, repeating_line
+from asap_core.testing.laws.runner import HookRun, LawResult, RecordedExchange, Report, Result
+from asap_core.testing.laws.shell_lines import PREPARE, repeating_lines
 
 # Of a long body a person reads the beginning; JSON and HTML reports have all of it.
 _SHOWN_BYTES: Final = 4_000
@@ -53,23 +53,25 @@ def failure_lines(result: Result, url: str) -> Iterator[str]:
     yield f"  from:      {law.clause}"
     yield f"  expected:  {law.expected}"
     yield f"  got:       {result.remark}"
-    for place in shown_exchanges([each.failing for each in result.exchanges], _SHOWN_LAST):
+    lines = [*repeating_lines(result.exchanges, url)]
+    for place in shown_exchanges([bool(each.failing or each.hooks) for each in result.exchanges], _SHOWN_LAST):
         if isinstance(place, range):
             yield f"  … {len(place)} exchanges aren't shown"
         else:
-            yield from exchange_lines(place + 1, result.exchanges[place], url)
+            yield from exchange_lines(place + 1, result.exchanges[place], lines[place])
     yield ""
 
 
-def shown_exchanges(failing: Sequence[bool], last: int) -> Iterator[int | range]:
+def shown_exchanges(telling: Sequence[bool], last: int) -> Iterator[int | range]:
     """Yield the indexes of the exchanges to show, and between them the ranges that are left out.
 
-    failing: for each exchange whether it breaks the law: then it's shown, as the first one and the last ones are.
+    telling: for each exchange whether it breaks the law, or a hook ran before it: then it's shown, as the first one and
+        the last ones are.
     last: how many of the last ones are shown.
     """
     begin = 0
-    for place, fails in enumerate(failing):
-        if fails or place == 0 or place >= len(failing) - last:
+    for place, tells in enumerate(telling):
+        if tells or place == 0 or place >= len(telling) - last:
             if begin < place:
                 yield range(begin, place)
             yield place
@@ -81,12 +83,21 @@ def failing_mark(*, failing: bool) -> str:
     return "  ← this one" if failing else ""
 
 
-def exchange_lines(number: int, exchange: RecordedExchange, url: str) -> Iterator[str]:
-    """Yield the lines about one exchange: the bytes both ways, and a curl line."""
+def hook_lines(hooks: Sequence[HookRun]) -> Iterator[str]:
+    """Yield the lines about the hooks that ran before an exchange."""
+    for each in hooks:
+        yield f"  ({each.what})"
+        if each.line:
+            yield f"    {each.line}"
+
+
+def exchange_lines(number: int, exchange: RecordedExchange, line: str) -> Iterator[str]:
+    """Yield the lines about one exchange: the hooks before it, the bytes both ways, and the line that repeats it."""
+    yield from hook_lines(exchange.hooks)
     yield f"  exchange {number}: {exchange.answer}{failing_mark(failing=exchange.failing)}"
     yield from (f"    > {line}" for line in shown_bytes(exchange.sent))
     yield from (f"    < {line}" for line in shown_bytes(exchange.received))
-    if line := repeating_line(exchange, url):
+    if line:
         yield f"    {line}"
 
 

@@ -1,6 +1,8 @@
 """The laws in this process, on this library's agent: all are kept; and what the runner makes of what a law does."""
 
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,16 +19,17 @@ from asap_core.testing.laws.effects import (
     ConverseTogether,
     Passed,
     Pause,
+    ResetTarget,
     SendBytes,
     SendRequest,
     SendTogether,
     Steps,
 )
-from asap_core.testing.laws.http_messages import Answer
+from asap_core.testing.laws.http_messages import Answer, HttpRequest
 from asap_core.testing.laws.in_process import ALICE, BOB, CallableExecutor, local_executor
 from asap_core.testing.laws.lab import ABSENT, Caller, Lab, changed
 from asap_core.testing.laws.law import Law, LawGroup, by_id
-from asap_core.testing.laws.runner import LawResult, Recorder, Report, run_law, run_laws
+from asap_core.testing.laws.runner import HookRun, LawResult, Recorder, Report, run_law, run_laws
 from asap_core.testing.laws.survey import AgentUnderTest, NoManifest, survey
 from asap_core.testing.laws.text_report import text_report
 from asap_core.testing.laws.verdicts import Breach, Kept, LawBroken, LawNotTried, Need, NotTried, RateLimited
@@ -157,12 +160,12 @@ class TestTheRunner:
     def judged(self, clock):
         """Run a function as a law; returns its result."""
 
-        def run(provoke, needs=(), answers=()) -> Any:
+        def run(provoke, needs=(), answers=(), hooks=("", "")) -> Any:
             given: Iterator[Answer] = iter(answers)
             executor = CallableExecutor(lambda _request: next(given), clock)
             group = LawGroup("group", "a group")
             group.law(clause="clause", expected="expected", needs=needs)(provoke)
-            lab = surveyed(local_executor(clock), clock)
+            lab = evolve(surveyed(local_executor(clock), clock), clock_hook=hooks[0], reset_hook=hooks[1])
             return run_law(group.laws[0], lab, executor, clock.monotonic)
 
         return run
@@ -299,6 +302,48 @@ class TestTheRunner:
         for law, marks in ((last, [False, False, False, True]), (second, [False, True, False, False])):
             assert [each.failing for each in judged(law, answers=answers).exchanges] == marks
 
+    def test_hooks_are_recorded_before_the_next_exchange_and_a_clock_that_was_set_back_catches_up(
+        self, judged, clock
+    ) -> None:
+        began: list[float] = []
+
+        def law(lab):
+            """A title."""
+            began.extend((clock.wall(), clock.monotonic()))
+            yield from lab.get("/")
+            yield from AdvanceClock(40)
+            yield from AdvanceClock(step_wall=-1_000)
+            yield from ResetTarget()
+            yield from lab.get("/")
+
+        result = judged(law, answers=[Answer(200)] * 2, hooks=("move the $clock token-of-alice", "restart"))
+        moves = ("clock: advance 40", "move the $clock $TOKEN advance 40"), (
+            "clock: step -1000", "move the $clock $TOKEN step -1000",
+        )  # fmt: skip
+        wanted = [HookRun(*each) for each in (*moves, ("the agent is started again", "restart"))]
+        assert [each.hooks for each in result.exchanges] == [(), tuple(wanted)]
+        assert [each.at for each in result.exchanges] == [began[0]] * 2  # as if the clock hadn't been moved
+        # Dates that were present before it was set back are behind the window.
+        assert (clock.monotonic() - began[1], clock.wall() - began[0]) == (40 + 1_331, 40 + 331)
+
+    def test_a_clock_hook_that_fails_after_a_law_changes_nothing(self, clock) -> None:
+        class FailsLater(CallableExecutor):
+            moves = 0
+
+            def perform(self, effect: Any) -> Any:
+                FailsLater.moves += isinstance(effect, AdvanceClock)
+                if FailsLater.moves == 2:
+                    raise LawNotTried("the hook failed")
+                return super().perform(effect)
+
+        def steps(_lab: Lab) -> Steps[None]:
+            yield from AdvanceClock(step_wall=-1)
+
+        executor = FailsLater(lambda _request: Answer(200), clock)
+        law = evolve(LAWS[0], provoke=steps)
+        assert run_law(law, surveyed(local_executor(clock), clock), executor, clock.monotonic).verdict == Kept()
+        assert FailsLater.moves == 2
+
     def test_two_answers_that_should_be_equal_are_compared(self, judged) -> None:
         text = '{"result": {"envelope": {"payload": {"task_id": "%s", "result": {"a": [1, null]}}}}}'
         replies = [Answer(200, body=(text % name).encode()) for name in ("x", "x", "y")]
@@ -323,6 +368,80 @@ class TestTheRunner:
             next(steps)
             with pytest.raises(TypeError, match="is answered by"):
                 steps.send(None)  # type: ignore[arg-type]
+
+
+def test_dates_from_before_the_start_are_made_anew(clock) -> None:
+    """A date in whole seconds may lie before the start of an agent that has just started."""
+    local, started = local_executor(clock), -1_000.0
+    refusal = Answer(503, (("retry-after", "1"),), b'{"error": {"data": {"code": "asap:admission/restarted"}}}')
+
+    def send(request: HttpRequest) -> Answer:
+        too_early = clock.wall() < started + 0.5
+        return refusal if too_early else local.send(request)
+
+    executor = CallableExecutor(send, clock)
+    lab = surveyed(executor, clock)
+    for law in chosen(only=["time.spellings_of_dates", "time.unix_seconds", "time.unix_milliseconds"]):
+        started = clock.wall()
+        result = run_law(law, lab, executor, clock.monotonic)
+        assert (result.remark, result.exchanges[0].answer[:8]) == ("", "HTTP 503")
+    started = clock.wall() + 1_000
+    result = run_law(law, lab, executor, clock.monotonic)
+    assert result.verdict == NotTried("the agent has just started, and refuses what is dated before")
+
+
+@pytest.mark.parametrize(
+    ("law", "answer", "remark"),
+    [
+        ("batch.status_of_batches", b'[{"result": {}}]', "accepted: got 1 answer to a batch of 2 requests"),
+        ("batch.status_of_batches", b"{}", "accepted: got 1 answer to a batch of 2 requests"),
+        ("batch.status_of_batches", b"[]", "accepted: got 0 answers to a batch of 2 requests"),
+        (
+            "errors.nothing_is_repeated",
+            b'{"error": {"code": 1, "data": {"validation_errors": [{"n": 1}, {"loc": ["x%s"]}]}}}',
+            "the answer repeats what was sent, in error.data.validation_errors[1].loc[0]",
+        ),
+        ("errors.nothing_is_repeated", b'{"error": {"code": 1, "data": {"%s": 1}}}', "in a name in error.data"),
+        ("errors.nothing_is_repeated", b'{"%s": 1, "error": {"code": 1}}', "in a name in the body"),
+    ],
+)
+def test_a_remark_says_where_and_how_many(clock, law: str, answer: bytes, remark: str) -> None:
+    def send(request: HttpRequest) -> Answer:
+        marker = re.search(rb"zqx[\w-]+", request.body)
+        body = answer.replace(b"%s", marker[0] if marker else b"")
+        return Answer(200, body=body, raw=body)
+
+    lab = surveyed(local_executor(clock), clock)
+    [result] = [*run_laws(chosen(only=[law]), lab, CallableExecutor(send, clock), clock.monotonic)]
+    assert remark in result.remark
+
+
+def test_a_key_that_a_refusal_uses_up_is_told_with_its_cause(clock) -> None:
+    local, keys = local_executor(clock), set()
+
+    def send(request: HttpRequest) -> Answer:
+        key = json.loads(request.body)["params"]["idempotency_key"]
+        if key in keys:
+            return Answer(409)
+        answer = local.send(request)
+        if answer.taxonomy == "asap:protocol/invalid_timestamp":
+            keys.add(key)
+        return answer
+
+    lab = surveyed(local, clock)
+    [result] = [
+        *run_laws(
+            chosen(only=["idempotency.refused_calls_use_no_key"]), lab, CallableExecutor(send, clock), clock.monotonic
+        )
+    ]
+    assert result.remark.startswith("after a refusal for its date, the key counts as used: HTTP 409")
+    wrong, corrected = (json.loads(each.request.body) for each in result.exchanges[-2:] if each.request)
+    different = {
+        name
+        for name, value in wrong["params"]["envelope"].items()
+        if corrected["params"]["envelope"][name] != value and name != "extensions"
+    }
+    assert different == {"timestamp"}
 
 
 class TestChecks:

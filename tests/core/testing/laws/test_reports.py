@@ -16,7 +16,7 @@ from asap_core.testing.laws.html_report import NamedRun, html_report
 from asap_core.testing.laws.http_messages import HttpRequest
 from asap_core.testing.laws.junit_report import junit_report
 from asap_core.testing.laws.records import from_json, records, to_json
-from asap_core.testing.laws.runner import LawResult, RecordedExchange, Report, Result
+from asap_core.testing.laws.runner import HookRun, LawResult, RecordedExchange, Report, Result
 from asap_core.testing.laws.text_report import failure_lines, shown_bytes
 from asap_core.testing.laws.verdicts import Breach, Kept, NotTried, Verdict
 
@@ -154,12 +154,38 @@ def test_the_exchange_that_breaks_a_law_is_shown_and_marked() -> None:
     assert "exchange 30: answer 30  ← this one" in junit_report(records(made))
 
 
+def test_hooks_stand_before_the_exchange_that_they_precede() -> None:
+    request = HttpRequest("GET", "/")
+    hooks = (HookRun("clock: step -1000", "move 'my <clock>' step -1000"), HookRun("the agent is started again"))
+    exchanges = [RecordedExchange(b"", b"", f"answer {number}", request) for number in range(1, 21)]
+    exchanges[9] = evolve(exchanges[9], hooks=hooks)  # would be left out
+    result = Result(LAWS[0], Breach("a remark"), tuple(exchanges))
+    made = Report("http://127.0.0.1:1", "urn:asap:agent:x", "strict", (result,))
+    shown = [
+        "  (clock: step -1000)",
+        "    move 'my <clock>' step -1000",
+        "  (the agent is started again)",
+        "  exchange 10: answer 10",
+    ]
+    text = "\n".join(failure_lines(result, made.url))
+    assert "\n".join(shown) in text
+    found = records(made)
+    junit = ET.fromstring(junit_report(found).partition("\n")[2]).find(".//failure")
+    assert junit is not None
+    assert "\n".join(each.strip() for each in shown) in (junit.text or "")
+    assert "(clock: step -1000)move 'my <clock>' step -1000(the agent is started again)Exchange 10" in Elements(
+        html_report([NamedRun("a", found)])
+    ).text.replace("\n", "")
+    assert found[0].exchanges[9].hooks == hooks
+    assert from_json(json.dumps(to_json(found))) == found
+
+
 def test_a_line_for_a_long_body_takes_little_memory() -> None:
     # A limit, since the most that a process has used counts from the one that started it.
     code = (
         "import resource; from asap_core.testing.laws import shell_lines; text = 'xyz' + 'a' * 20_000_000\n"
         "resource.setrlimit(resource.RLIMIT_AS, (600_000_000, 600_000_000))\n"
-        "assert len([*shell_lines._pieces(text, 0.0)]) == 3"
+        "assert len([*shell_lines._pieces(text, shell_lines.Dates())]) == 3"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -8,7 +8,7 @@ import pytest
 
 from asap_core.testing.laws.http_messages import HttpRequest
 from asap_core.testing.laws.runner import RecordedExchange
-from asap_core.testing.laws.shell_lines import curl_line, repeating_line, telnet_line
+from asap_core.testing.laws.shell_lines import Dates, curl_line, repeating_lines, telnet_line
 
 URL = "http://localhost:1/base"
 # 2026-01-01T00:00:00Z.
@@ -16,7 +16,7 @@ NEW_YEAR = 1_767_225_600.0
 
 
 def post(body: bytes, *headers: tuple[str, str]) -> str:
-    return curl_line(HttpRequest("POST", "/asap", (("Host", "localhost:1"), *headers), body), URL, NEW_YEAR)
+    return curl_line(HttpRequest("POST", "/asap", (("Host", "localhost:1"), *headers), body), URL, Dates(NEW_YEAR))
 
 
 def printed(line: str) -> str:
@@ -100,6 +100,19 @@ def test_bytes_and_pauses_are_sent_by_telnet() -> None:
 
 def test_a_line_for_each_exchange() -> None:
     request = HttpRequest("GET", "/")
-    assert repeating_line(RecordedExchange(b"", b"", "", request), URL).startswith("curl -i")
-    assert repeating_line(RecordedExchange(b"", b"", "", pieces=(b"x",)), URL).startswith("{ printf %b x")
-    assert repeating_line(RecordedExchange(b"", b"", "", pieces=(b"x",)), "https://localhost") == ""
+    both = [RecordedExchange(b"", b"", "", request), RecordedExchange(b"", b"", "", pieces=(b"x",))]
+    curl, telnet = repeating_lines(both, URL)
+    assert (curl.startswith("curl -i"), telnet.startswith("{ printf %b x")) == (True, True)
+    assert [*repeating_lines(both, "https://localhost")][1] == ""
+
+
+def test_a_date_that_occurs_again_is_the_same_text() -> None:
+    dated = HttpRequest("GET", "/", body=b"2026-01-01T00:00:25.000001Z")
+    other = HttpRequest("GET", "/", body=b"2026-01-01T00:00:41.000001Z")
+    exchanges = [
+        RecordedExchange(b"", b"", "", request, at=at)
+        for request, at in ((dated, NEW_YEAR), (dated, NEW_YEAR + 40), (other, NEW_YEAR + 40))
+    ]
+    assert [line.partition("$(")[2].partition(")")[0] for line in repeating_lines(exchanges, URL)] == [
+        "at 25", "at 25", "at 1",
+    ]  # fmt: skip
