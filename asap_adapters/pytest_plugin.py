@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from asap_core.testing.laws.effects import Steps
     from asap_core.testing.laws.lab import Lab
     from asap_core.testing.laws.law import Law
+    from asap_core.testing.laws.runner import Recorder
+    from asap_core.testing.laws.verdicts import LawBroken
 
 # The options of `asap conform`, which docs/conformance.md explains, with `asap-` before the name.
 _OPTIONS: Final = {
@@ -46,6 +48,7 @@ _LISTS: Final = {
     "except": ("NAME", "leave out this law or group"),
 }
 _VISITED: Final = pytest.StashKey["tuple[SocketExecutor, Lab]"]()
+_RECORDER: Final = pytest.StashKey["Recorder"]()
 T = TypeVar("T")
 
 
@@ -131,7 +134,8 @@ class LawItem(pytest.Item):
         match result.outcome:
             case LawResult.FAILED:
                 lines = failure_lines(result, self.config.getoption("--asap-url"))
-                raise BrokenLawError("\n".join([*prepare_lines(), *lines]))
+                first = f"expected {self._law.expected}; got {result.remark}"  # all that pytest's summary shows
+                raise BrokenLawError("\n".join([first, "", *prepare_lines(), *lines]))
             case LawResult.SKIPPED:
                 pytest.skip(result.remark.replace("--", "--asap-"))
             case LawResult.PASSED:
@@ -217,12 +221,47 @@ def asap_lab(pytestconfig: pytest.Config) -> Lab:
     return _visited(pytestconfig)[1]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the exchanges of a test that a check of the kit ends, instead of the check's traceback."""
+    report = yield
+    recorder = item.stash.get(_RECORDER, None)
+    if recorder is not None and call.excinfo is not None and call.when == "call" and report.failed:
+        from asap_core.testing.laws.verdicts import LawBroken  # noqa: PLC0415 - as above
+
+        if isinstance(call.excinfo.value, LawBroken):
+            report.longrepr = "\n".join(_broken_lines(item, call.excinfo, recorder, call.excinfo.value))
+    return report
+
+
+def _broken_lines(
+    item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException], recorder: Recorder, broken: LawBroken
+) -> Iterator[str]:
+    from asap_core.testing.laws.shell_lines import repeating_lines  # noqa: PLC0415 - as above
+    from asap_core.testing.laws.text_report import exchange_lines, prepare_lines  # noqa: PLC0415 - as above
+
+    yield f"got {recorder.breach(broken).got}"
+    own = [each for each in excinfo.traceback if each.path == item.path]
+    yield from (f"  {item.path.name}:{each.lineno + 1}: {str(each.statement).strip()}" for each in own[-1:])
+    yield from ("", *prepare_lines())
+    lines = repeating_lines(recorder.exchanges, item.config.getoption("--asap-url"))
+    for number, (exchange, line) in enumerate(zip(recorder.exchanges, lines, strict=True), 1):
+        yield from exchange_lines(number, exchange, line)
+
+
 @pytest.fixture
-def asap_run(pytestconfig: pytest.Config, asap_lab: Lab) -> Callable[[Steps[T]], T]:
+def asap_run(request: pytest.FixtureRequest, pytestconfig: pytest.Config, asap_lab: Lab) -> Callable[[Steps[T]], T]:
     """Carries out steps of the lab: `asap_run(asap_lab.send(envelope))` returns the answer."""
     from asap_core.testing.laws.runner import Recorder  # noqa: PLC0415 - as above
 
-    return Recorder(_visited(pytestconfig)[0], time.monotonic, asap_lab.secrets).run
+    recorder = Recorder(
+        _visited(pytestconfig)[0], time.monotonic, asap_lab.secrets, asap_lab.wall,
+        clock_hook=asap_lab.clock_hook, reset_hook=asap_lab.reset_hook,
+    )  # fmt: skip
+    request.node.stash[_RECORDER] = recorder
+    return recorder.run
 
 
 # --- fixtures for tests of one's own ---------------------------------------------------------------------------------

@@ -110,7 +110,10 @@ def _report(run: "FuzzRun", options: FuzzOptions, chosen: int) -> Iterator[str]:
         yield f"{move:<24} {outcomes.total():>7}  {shown}{f', and {more} others' if more > 0 else ''}"
     named, known = len(run.coverage.variants), run.coverage.known
     yield f"{run.sequences} sequences, {run.requests} requests, seed {chosen}"
-    yield f"{named} of {known} listed variants of calls were sent at least once, in some of their combinations"
+    if named == known:
+        yield f"every variant of a call was sent at least once ({known}), in some of their combinations"
+    else:
+        yield f"{named} of {known} variants of a call were sent at least once, in some of their combinations"
     if run.finding is None:
         yield f"nothing found at {options.agent.url}, profile {options.profile}"
 

@@ -50,15 +50,15 @@ class FuzzRun:
     coverage: Coverage = field(factory=Coverage)
     finding: Finding | None = None
     sequences: int = 0
+    """Those that were tried, without those that shrink a finding."""
+    most: int = 0
 
     def batches(self, count: int, seconds: float, seed: int) -> Iterator[int]:
         """Try sequences, and yield their number so far, until one breaks a law, or `count` or the time is reached."""
-        end, tried = self.now() + seconds, 0
-        while tried < count and self.now() < end and self.finding is None:
-            size = min(_BATCH, count - tried)
-            self._try(size, seed + tried)
-            tried += size
-            yield tried
+        end, self.most = self.now() + seconds, count
+        while self.sequences < count and self.now() < end and self.finding is None:
+            self._try(min(_BATCH, count - self.sequences), seed + self.sequences)
+            yield self.sequences
 
     def _try(self, examples: int, seed: int) -> None:
         chosen = settings(
@@ -69,7 +69,7 @@ class FuzzRun:
         try:
             machine = type("FuzzMachine", (FuzzMachine,), {"run": self})
             run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=chosen)
-        except LawBroken:
+        except (LawBroken, hypothesis.errors.Unsatisfiable):  # or no sequence was left
             pass
         except hypothesis.errors.Flaky:
             self.finding = None if self.finding is None else evolve(self.finding, again=False)
@@ -80,8 +80,10 @@ class FuzzRun:
         return sum(outcomes.total() for outcomes in self.coverage.outcomes.values())
 
     def begin(self) -> tuple[Session, Recorder]:
-        """Begin a sequence."""
-        self.sequences += 1
+        """Begin a sequence. Hypothesis draws some more than it was asked for: past `most`, they're dropped."""
+        if self.finding is None:  # or else it's being shrunk
+            hypothesis.assume(self.sequences < self.most)
+            self.sequences += 1
         recorder = Recorder(self.executor, self.now, self.lab.secrets, self.lab.wall)
         return Session(self.lab, recorder.run, self.coverage), recorder
 

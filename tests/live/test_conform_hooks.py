@@ -53,6 +53,10 @@ def test_laws_that_need_hooks_are_tried_with_them(url: str, state: Path) -> None
     assert (found["failed"], found["skipped"], shown.returncode) == ([], [], 0)
     assert found["passed"][-1] == "replay.envelopes_from_before_a_start"  # a start comes last
     assert json.loads(state.read_text())["starts"] == 1
+    ran = {each["id"]: [one["hooks"] for one in each["exchanges"]] for each in json.loads(shown.stdout)}
+    moved = {"what": "clock: advance 70", "line": f"{hook(state, 'move')} advance 70"}
+    assert ran[NEED_HOOKS[0]][:2] == [[], [moved]]
+    assert ran[NEED_HOOKS[-1]][-1] == [{"what": "the agent is started again", "line": hook(state, "restart")}]
 
 
 def test_without_hooks_they_are_skipped_by_name(url: str) -> None:

@@ -1,5 +1,6 @@
 """`asap fuzz`: finds nothing in our agent, and shrinks what it finds in a broken one to a test that fails."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def test_nothing_is_found_in_an_agent_of_ours(served: Serve) -> None:  # noqa: F
     shown = asap("fuzz", url, *callers, "--sequences", "40", "--seed", "1")
     assert shown.returncode == 0, shown.stdout
     assert "nothing found" in shown.stdout
+    assert "\n40 sequences, " in shown.stdout
     moves = {line[:24].strip() for line in shown.stdout.splitlines()}
     assert {"honest call", "same again", "key again", "no token", "forged sender", "batch", "any body"} <= moves
 
@@ -45,6 +47,10 @@ def test_what_is_found_is_the_shortest_sequence_and_a_test(switch, line, tmp_pat
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "found_by", "--asap-url", server.url]
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert "1 failed" in run.stdout, run.stdout
+        assert "\n  exchange 1: " in run.stdout
+        assert "← this one" in run.stdout
+        assert "checks.py" not in run.stdout
+        assert re.search(r"\n  test_found\.py:\d+: ", run.stdout)
     with PlantedServer(PlantedAgent(PlantedOptions(tokens=())), port=0) as correct:
         command[-1] = correct.url
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)

@@ -34,7 +34,9 @@ def test_each_law_is_a_test_and_a_broken_one_shows_its_report(broken_agent, tmp_
     assert "asap::replay.nonces_belong_to_their_sender PASSED" in run.stdout
     assert "asap::replay.same_envelope FAILED" in run.stdout
     assert "BROKEN  replay.same_envelope  (must)" in run.stdout
-    assert "\n  RUN=$(date" in run.stdout
+    [summary] = [line for line in run.stdout.splitlines() if line.startswith("FAILED asap::replay.same_envelope")]
+    assert "expected the second one is refused" in summary
+    assert "\n  NOW=$(date" in run.stdout
     assert "\n  at() {" in run.stdout
     assert "    curl -i" in run.stdout
     assert "Traceback" not in run.stdout
