@@ -40,7 +40,9 @@ def _answered(call: CallState) -> Answered:
         call = call.failed(Refusal(kind=HANDLER_FAILED))
     elif isinstance(call, Dispatch):
         result = {"echoed": call.envelope.payload.get("input")}
-        call = call.replied(Replied("task.response", {"task_id": "t", "status": "completed", "result": result}))
+        call = call.replied(
+            Replied("task.response", {"task_id": f"task-{call.envelope.id}", "status": "completed", "result": result})
+        )
     if not isinstance(call, Answered):
         raise TypeError(f"not expected here: {type(call).__name__}")
     return call

@@ -63,6 +63,13 @@ def cut_gzip(lab: Lab) -> Steps[None]:
         refused((yield from lab.post(whole[:kept], headers=_GZIP)), f"without {example}")
 
 
+@COMPRESSION.law(clause="RFC 1952 §2.2", expected="it's accepted", severity=Severity.SHOULD, needs=_NEEDS, strict=True)
+def gzip_in_two_members(lab: Lab) -> Steps[None]:
+    """A call in two gzip members, one after the other, is accepted."""
+    body = to_body(lab.rpc(lab.envelope()))
+    accepted((yield from lab.post(gzip.compress(body[:50]) + gzip.compress(body[50:]), headers=_GZIP)))
+
+
 @COMPRESSION.law(clause="RFC 1952 §2.2", expected=_CORRUPT, severity=Severity.HARDENING, needs=_NEEDS, strict=True)
 def nothing_after_gzip(lab: Lab) -> Steps[None]:
     """A body that goes on after its gzip stream is refused: another reader could read more."""

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from asap_core.errors import InvalidDocument
 from asap_core.testing.laws.checks import check
-from asap_core.testing.laws.effects import Pause, SendBytes, Steps
+from asap_core.testing.laws.effects import AdvanceClock, Pause, SendBytes, Steps
 from asap_core.testing.laws.http_messages import Answer
 from asap_core.testing.laws.lab import HEALTH_PATH, MANIFEST_PATH, Lab
 from asap_core.testing.laws.law import LawGroup, Severity
@@ -144,6 +144,8 @@ def fields_of_health(lab: Lab) -> Steps[None]:
 # Seconds between two reports of one uptime, and how far they may be apart: a report may wait for its turn.
 _LATER: Final = 1.1
 _MUCH_LATER: Final = 60.0
+# So far apart workers of one agent may have started.
+_WORKERS_APART: Final = 30.0
 # An agent may have workers, each with an uptime of its own: so often two reports are compared.
 _PAIRS: Final = 3
 
@@ -159,6 +161,20 @@ def uptime_is_in_seconds(lab: Lab) -> Steps[None]:
         if 0 < rises[-1] < _MUCH_LATER:
             return
     raise LawBroken(f"uptime_seconds: {', '.join(f'{each:.3f}' for each in rises)} more after {_LATER} s")
+
+
+@DISCOVERY.law(
+    clause="docs/wire.md §6", expected="about 70 s more after 70 s, and no change if the wall clock steps",
+    needs={Need.CLOCK}, strict=True,
+)  # fmt: skip
+def uptime_follows_no_wall_clock(lab: Lab) -> Steps[None]:
+    """The uptime is measured, so that a wall clock which is set changes nothing."""
+    for example, seconds, step in (("70 s later", 70, 0), ("set ahead", 0, 1_000), ("set back", 0, -1_000)):
+        before = yield from _uptime(lab)
+        yield from AdvanceClock(seconds, step)
+        rise = (yield from _uptime(lab)) - before
+        is_right = -_WORKERS_APART < rise - seconds < _MUCH_LATER
+        check(is_right, f"uptime_seconds: {rise:.0f} more", example)
 
 
 def _uptime(lab: Lab) -> Steps[float]:

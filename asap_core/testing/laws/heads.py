@@ -3,6 +3,7 @@
 Each is a request for the manifest that differs in one place, so nothing is done if it's accepted.
 """
 
+import gzip
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -118,6 +119,13 @@ def targets_have_a_grammar(lab: Lab) -> Steps[None]:
     yield from _each_is_refused({each: _get(lab, line=f"GET {each} HTTP/1.1") for each in targets})
 
 
+@HEADS.law(clause="RFC 9112 §2.2", expected="status 200", severity=Severity.SHOULD, needs={Need.BYTES}, strict=True)
+def an_empty_line_before(lab: Lab) -> Steps[None]:
+    """An empty line before a request line is ignored: old clients end a body with one."""
+    got = yield from SendBytes((b"\r\n" + _get(lab),), answers=1)
+    check(got.first.status == 200, got.first)  # noqa: PLR2004 - HTTP's
+
+
 @HEADS.law(clause="RFC 9110 §5.1", expected="status 200", needs={Need.BYTES})
 def names_in_any_case(lab: Lab) -> Steps[None]:
     """The names of fields are read in any case."""
@@ -147,6 +155,9 @@ def fields_in_any_case(lab: Lab) -> Steps[None]:
         if revalidated.status == 304:  # noqa: PLR2004 - HTTP's
             answer = yield from lab.get(MANIFEST_PATH, headers=[(spelled("If-None-Match"), etag)])
             check(answer.status == 304, answer, f"If-None-Match in {example}")  # noqa: PLR2004 - HTTP's
+        if Need.COMPRESSION in lab.has:
+            body = gzip.compress(to_body(lab.rpc(lab.envelope())))
+            accepted((yield from lab.post(body, headers=[(spelled("Content-Encoding"), "gzip")])), f"gzip, {example}")
 
 
 @HEADS.law(

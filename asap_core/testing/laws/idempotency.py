@@ -130,11 +130,14 @@ def the_very_same_request(lab: Lab) -> Steps[None]:
 
 @IDEMPOTENCY.law(clause="docs/wire.md §4.1", expected="the first answer", needs=_NEEDS, strict=True)
 def keys_in_the_head(lab: Lab) -> Steps[None]:
-    """A key in the header X-Idempotency-Key counts like one in the body."""
+    """A key in the header X-Idempotency-Key, in any case, counts like one in the body."""
     key, payload = lab.fresh(), lab.task()
     first = yield from _with_header(lab, lab.envelope(payload=payload), key)
     repeated((yield from _with_header(lab, lab.envelope(payload=payload), key)), first)
     repeated((yield from lab.send(lab.envelope(payload=payload), key=key)), first, "in the body")
+    for name in (_HEADER.lower(), _HEADER.upper()):
+        again = yield from lab.call(lab.rpc(lab.envelope(payload=payload)), headers=[(name, key)])
+        repeated(again, first, name)
 
 
 @IDEMPOTENCY.law(
@@ -187,6 +190,15 @@ def keys_are_compared_whole(lab: Lab) -> Steps[None]:
     accepted((yield from lab.send(lab.envelope(), key=key)))
     for example, other in (("upper case", key.upper()), ("longer", f"{key}b"), ("shorter", key[:-1])):
         accepted((yield from lab.send(lab.envelope(), key=other)), example)
+    for length in (150, 256):
+        for place in ("in the body", "in the head"):
+            example, key = f"another last character of {length}, {place}", lab.fresh().ljust(length - 1, "a")
+            for letter in "ab":
+                if place == "in the head":
+                    answer = yield from _with_header(lab, lab.envelope(), f"{key}{letter}")
+                else:
+                    answer = yield from lab.send(lab.envelope(), key=f"{key}{letter}")
+                accepted(answer, example)
 
 
 @IDEMPOTENCY.law(
@@ -315,3 +327,18 @@ def refused_calls_use_no_key(lab: Lab) -> Steps[None]:
         answer = yield from lab.send(lab.envelope(id=name, payload=payload), key=key)
         check(answer.is_success, f"after a refusal for {what}, the key counts as used: {answer}", at=answer)
         accepted(answer)
+
+
+@IDEMPOTENCY.law(
+    clause="docs/security.md 5",
+    expected="the same envelope is accepted under a key of its own: a request that can't run uses no nonce up",
+    needs=_NEEDS,
+    strict=True,
+)
+def mismatches_use_no_nonce(lab: Lab) -> Steps[None]:
+    """A request that its key refuses doesn't use up its nonce."""
+    key = lab.fresh()
+    yield from lab.succeed(lab.envelope(), key=key)
+    envelope = lab.envelope()
+    refused((yield from lab.send(envelope, key=key)), codes=["asap:admission/key_mismatch"])
+    accepted((yield from lab.send(envelope, key=lab.fresh())), "under a new key")

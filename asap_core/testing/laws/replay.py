@@ -1,5 +1,6 @@
 """Laws of replay: an envelope is accepted once."""
 
+import json
 from typing import Final
 
 from asap_core.testing.laws.checks import accepted, check, refused
@@ -10,6 +11,8 @@ from asap_core.testing.laws.verdicts import Need
 from asap_core.wire.json_values import JsonObject
 
 REPLAY: Final = LawGroup("replay", "an envelope is accepted once")
+
+_MANY_CHARACTERS: Final = 1_000
 
 
 @REPLAY.law(
@@ -73,10 +76,13 @@ def same_nonce_other_content(lab: Lab) -> Steps[None]:
     strict=True,
 )
 def without_a_nonce_the_id_counts(lab: Lab) -> Steps[None]:
-    """An envelope without a nonce isn't accepted a second time under its id."""
-    name = lab.fresh()
-    yield from lab.succeed(lab.envelope(id=name, extensions=None))
-    refused((yield from lab.send(lab.envelope(id=name, extensions=None))))
+    """An envelope without a nonce isn't accepted a second time under its id, whatever other extensions it has."""
+    examples: tuple[JsonObject | None, ...] = (None, {}, {"trace_id": "a"}, {"span_id": "b"}, {"x_other": 1})
+    for extensions in examples:
+        name = lab.fresh()
+        yield from lab.succeed(lab.envelope(id=name, extensions=extensions))
+        again = yield from lab.send(lab.envelope(id=name, extensions=extensions))
+        refused(again, f"extensions: {json.dumps(extensions)}")
 
 
 @REPLAY.law(clause="docs/security.md 1", expected="it's accepted", needs={Need.SKILL}, strict=True)
@@ -102,6 +108,9 @@ def nonces_are_compared_whole(lab: Lab) -> Steps[None]:
     nonce = lab.fresh()
     for example, letter in (("one character", "\xe9"), ("the same as two characters", "e\u0301")):
         accepted((yield from lab.send(lab.envelope(nonce=f"{nonce}{letter}"))), example)
+    long = f"{lab.fresh()}{'a' * _MANY_CHARACTERS}"
+    for letter in "ab":
+        accepted((yield from lab.send(lab.envelope(nonce=f"{long}{letter}"))), "another last character of 1,000")
 
 
 @REPLAY.law(clause="docs/wire.md §5", expected="each is refused, by Invalid params (-32602)", needs={Need.SKILL})

@@ -52,6 +52,18 @@ def sender_and_recipient(lab: Lab) -> Steps[None]:
     check(reply.get("recipient") == lab.caller.urn, f"recipient: {reply.get('recipient')!r}, not {lab.caller.urn!r}")
 
 
+@REPLIES.law(
+    clause="docs/wire.md §9.4; docs/security.md 9, 28",
+    expected="`recipient` is the caller of this call",
+    needs={Need.SKILL, Need.AUTH, Need.OTHER},
+)
+def replies_to_two_callers(lab: Lab) -> Steps[None]:
+    """Each of two callers gets replies to itself."""
+    for caller in (lab.caller, lab.second_caller(), lab.caller):
+        reply = accepted((yield from lab.send(lab.envelope(caller=caller), caller=caller)), caller.urn)
+        check(reply.get("recipient") == caller.urn, f"recipient: {reply.get('recipient')!r}", caller.urn)
+
+
 _STATUSES: Final = frozenset({"submitted", "working", "input_required", "completed", "failed", "cancelled"})
 _FIELDS: Final = frozenset(
     {
@@ -99,6 +111,19 @@ def payload(lab: Lab) -> Steps[None]:
 
 
 @REPLIES.law(
+    clause="docs/wire.md §2.1", expected="each answer has a `task_id` of its own", needs={Need.SKILL}, strict=True
+)
+def task_ids_are_new(lab: Lab) -> Steps[None]:
+    """Two tasks of one conversation have two ids."""
+    conversation, found = lab.fresh(), []
+    for _ in range(2):
+        task = lab.task(conversation_id=conversation)
+        payload = accepted((yield from lab.send(lab.envelope(payload=task)))).get("payload")
+        found.append(payload.get("task_id") if isinstance(payload, dict) else None)
+    check(found[0] != found[1] and conversation not in found, f"task ids: {found}, conversation_id: {conversation}")
+
+
+@REPLIES.law(
     clause="docs/conformance.md, The skill echo",
     expected="the reply's result contains the input, unchanged",
     severity=Severity.SHOULD,
@@ -129,6 +154,8 @@ _INPUTS: Final[tuple[tuple[str, JsonObject], ...]] = (
     ("brackets after a backslash and a quotation mark in a text", {"t": f'\\"{_BRACKETS}'}),
     ("U+0000", {"t": "\0"}),
     ("U+1F600", {"t": "\U0001f600"}),
+    ("a letter and its accent as two characters", {"t": "e\u0301", "e\u0301": 1}),
+    ("keys that are names in JavaScript", {"__proto__": {"a": 1}, "constructor": 1, "toString": 2}),
 )
 
 

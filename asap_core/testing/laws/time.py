@@ -186,6 +186,9 @@ def characters_of_dates(lab: Lab) -> Steps[None]:
         refused((yield from lab.send(lab.envelope(timestamp=value))), ascii(value), codes=_MALFORMED)
 
 
+# Long after a start: what is dated before is refused.
+_PAST_THE_WINDOW: Final = 700
+_LATEST: Final = 299
 _ANSWERED: Final = "an answer, whichever, without a crash"
 
 
@@ -219,6 +222,18 @@ def the_agents_time_is_told(lab: Lab) -> Steps[None]:
     check(isinstance(told, str), f"details: {details!r}")
     off = datetime.fromisoformat(str(told)).timestamp() - lab.wall()
     check(abs(off) < _MOST_OFF, f"server_time: {told}, {off:.0f} s off")
+
+
+@TIME.law(clause="docs/wire.md §5", expected="each is accepted", needs={Need.SKILL, Need.CLOCK})
+def nearly_outside(lab: Lab) -> Steps[None]:
+    """A date is accepted up to the ends of the window: whose clock can be moved has ours."""
+    yield from AdvanceClock(_PAST_THE_WINDOW)
+    for offset in (-295, 29):
+        sent = lab.wall() + offset
+        answer = yield from lab.send(lab.envelope(timestamp=sent))
+        if not answer.is_success and lab.wall() - sent > _LATEST:
+            raise LawNotTried("the call took seconds")
+        accepted(answer, f"{offset:+} s")
 
 
 @TIME.law(clause="docs/wire.md §5", expected="it's accepted", needs={Need.SKILL, Need.CLOCK})

@@ -55,8 +55,11 @@ class PlantedAgent:
         self.calls.nonces.started = self.wall()
 
     def _start(self) -> None:
-        self.documents = PlantedDocuments(self.options, self.broken, self.monotonic, started=self.monotonic())
+        self.documents = PlantedDocuments(self.options, self.broken, self._uptime_clock(), self._uptime_clock()())
         self.calls = Calls(self.options, self.broken, self.monotonic, self.wall, lambda: uuid4().hex)
+
+    def _uptime_clock(self) -> Callable[[], float]:
+        return self.wall if self.broken("discovery.health_uptime_wall") else self.monotonic
 
     def call(
         self,

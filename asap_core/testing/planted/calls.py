@@ -19,7 +19,7 @@ from asap_core.testing.planted.envelopes import (
     read_timestamp,
     written_timestamp,
 )
-from asap_core.testing.planted.memory import Keys, Nonces, Seen
+from asap_core.testing.planted.memory import Keys, Nonces, Seen, compared_key, with_numbers
 from asap_core.testing.planted.messages import PlantedOptions
 from asap_core.testing.planted.refusals import CallFault, Misfit, error_object
 from asap_core.testing.planted.replies import reply_object, result_of
@@ -51,18 +51,6 @@ class PlantedCaller:
     peer: str
 
 
-def _with_numbers(value: Any) -> Any:
-    """Return a value with 1 in place of true, and 0 in place of false, as `==` has it."""
-    match value:
-        case dict():
-            return {key: _with_numbers(value[key]) for key in sorted(value)}
-        case list():
-            return [_with_numbers(each) for each in value]
-        case bool():
-            return int(value)
-    return value
-
-
 @dataclass
 class Calls:
     """Answers calls, and remembers what was accepted."""
@@ -79,6 +67,8 @@ class Calls:
     first_ids: dict[Seen, Any] = field(default_factory=dict)
     first_reply: float | None = None
     """When the first reply was dated: only a broken agent remembers it."""
+    first_sender: str = ""
+    """Who called first: only a broken agent remembers it."""
     failures: int = 0
     """How often a skill has failed: only a broken agent counts them."""
     line_feeds: int = 0
@@ -126,6 +116,9 @@ class Calls:
         wall = self.wall()
         if self.broken("replies.timestamp_once"):
             wall = self.first_reply = self.first_reply or wall
+        if self.broken("replies.recipient_of_the_first"):
+            self.first_sender = self.first_sender or str(whole["sender"])
+            whole = {**whole, "sender": self.first_sender}
         reply = reply_object(call_id, whole, outcome, self.options.urn, wall, self.ids(), self.broken)
         return reply, None
 
@@ -246,6 +239,10 @@ class Calls:
             least = float("-inf")
         if self.broken("time.narrow_window"):
             most = 60.0
+        if self.broken("time.window_of_290"):
+            most = 290.0
+        if self.broken("time.ahead_27"):
+            least = -27.0
         if self.broken("time.no_tolerance"):
             least = 0.0
         if least <= age <= most:
@@ -290,14 +287,7 @@ class Calls:
     # --- work --------------------------------------------------------------------------------------------------------
 
     def _scope(self, envelope: dict[str, Any], key: str, caller: PlantedCaller) -> Seen:
-        if self.broken("idempotency.key_case"):
-            key = key.lower()
-        if self.broken("idempotency.key_cut"):
-            key = key[:16]
-        if self.broken("idempotency.key_normalised"):
-            key = unicodedata.normalize("NFC", key)
-        if self.broken("idempotency.key_trimmed"):
-            key = key.strip()
+        key = compared_key(key, self.broken)
         if self.broken("idempotency.shared_by_senders"):
             return "", key
         return (str(envelope["sender"]), key) if caller.urn else (caller.peer, envelope["sender"], key)
@@ -315,7 +305,7 @@ class Calls:
         if self.broken("idempotency.blanks"):
             return f"{self.line_feeds} {envelope['payload']}"
         if self.broken("idempotency.true_is_one"):
-            return str([_with_numbers(envelope[name]) for name in names])
+            return str([with_numbers(envelope[name]) for name in names])
         asked = json.dumps([envelope[name] for name in names], sort_keys=not self.broken("idempotency.key_order"))
         if self.broken("idempotency.input_normalised"):
             asked = unicodedata.normalize("NFC", json.dumps(json.loads(asked), ensure_ascii=False))
@@ -328,7 +318,12 @@ class Calls:
             self._claim(envelope, issued)
         with self.lock:
             now = self.monotonic()
-            kept = self.keys.begin(scope, self._asked(envelope), now=now)
+            try:
+                kept = self.keys.begin(scope, self._asked(envelope), now=now)
+            except CallFault:
+                if self.broken("idempotency.nonce_of_a_mismatch"):
+                    self.nonces.claim(envelope, issued, now=now, wall=self.wall())
+                raise
             if kept.outcome is not None:
                 return self._again(kept.outcome, task)
             try:
@@ -376,7 +371,7 @@ class Calls:
                 time.sleep(min(seconds, _LONGEST_SLEEP) if isinstance(seconds, int | float) and seconds > 0 else 0)
         result, self.last = result_of(asked, self.last, self.broken), asked
         return {
-            "task_id": self.ids(),
+            "task_id": task["conversation_id"] if self.broken("replies.task_id_reused") else self.ids(),
             "status": "completed",
             "result": result,
             "final_state": None,

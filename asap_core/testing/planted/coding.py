@@ -45,6 +45,8 @@ class Coding:
         plain, rest = self._member(request.body, 0)
         # RFC 1952 §2.2: a stream may have several members. Files are padded with zeros.
         while rest.lstrip(b"\0") and not self.broken("compression.trailing_bytes"):
+            if self.broken("compression.members"):
+                raise ValueError
             before = 0 if self.broken("compression.limit_of_a_member") else len(plain)
             more, rest = self._member(rest.lstrip(b"\0"), before)
             plain += more

@@ -22,7 +22,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # With these a broken agent knows a name in the usual spelling only.
 _SPELLINGS: Final = (
     ("http.case_of_authorization", "Authorization"),
+    ("http.case_of_content_encoding", "Content-Encoding"),
     ("http.case_of_if_none_match", "If-None-Match"),
+    ("idempotency.header_case", "X-Idempotency-Key"),
     ("http.case_of_version", "ASAP-Version"),
 )
 _A_PAGE: Final = 4_096
@@ -45,7 +47,7 @@ class HeadLines:
         self.size += len(line)
         self.check_size(0)
         text = line_text(line, self.broken)
-        if not text and not self.lines and not self.skipped:
+        if not text and not self.lines and not (self.skipped or self.broken("http.empty_line_first")):
             # RFC 9112 §2.2: one empty line before a request is ignored.
             self.skipped = True
             return False

@@ -60,8 +60,14 @@ class Nonces:
             del self.seen[next(iter(self.seen))]
         if self.broken("replay.last_thousand_only") and len(self.seen) >= 1_000:
             del self.seen[next(iter(self.seen))]
-        if not (self.broken("replay.id_not_remembered") and key[1] == "id"):
+        if not self._is_id_lost(envelope, key):
             self.seen[key] = (wall if self.broken("replay.by_the_wall_clock") else now, issued)
+
+    def _is_id_lost(self, envelope: dict[str, Any], key: Seen) -> bool:
+        if key[1] != "id":
+            return False
+        some = envelope["extensions"] is not None and self.broken("replay.id_of_some_not_remembered")
+        return some or self.broken("replay.id_not_remembered")
 
     def knows(self, envelope: dict[str, Any]) -> bool:
         """Whether the nonce of an envelope is remembered."""
@@ -93,6 +99,8 @@ class Nonces:
             nonce = unicodedata.normalize("NFC", nonce)
         if self.broken("replay.nonce_cut"):
             nonce = nonce[:8]
+        if self.broken("replay.nonce_cut_late"):
+            nonce = nonce[:1_000]
         if self.broken("replay.same_nonce_other_id"):
             return sender, "nonce", nonce, envelope["id"]
         if self.broken("replay.same_nonce_other_timestamp"):
@@ -134,6 +142,35 @@ class KeptAnswer:
     asked: str
     outcome: Any = None
     until: float = float("inf")
+
+
+def compared_key(key: str, broken: Breaks) -> str:
+    """Return an idempotency key as it's compared: whole, unless the agent is broken."""
+    if broken("idempotency.key_case"):
+        key = key.lower()
+    if broken("idempotency.key_cut"):
+        key = key[:16]
+    if broken("idempotency.key_cut_late"):
+        key = key[:128]
+    if broken("idempotency.key_cut_at_255"):
+        key = key[:255]
+    if broken("idempotency.key_normalised"):
+        key = unicodedata.normalize("NFC", key)
+    if broken("idempotency.key_trimmed"):
+        key = key.strip()
+    return key
+
+
+def with_numbers(value: Any) -> Any:
+    """Return a value with 1 in place of true, and 0 in place of false, as `==` has it."""
+    match value:
+        case dict():
+            return {key: with_numbers(value[key]) for key in sorted(value)}
+        case list():
+            return [with_numbers(each) for each in value]
+        case bool():
+            return int(value)
+    return value
 
 
 @dataclass

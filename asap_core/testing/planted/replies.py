@@ -1,6 +1,7 @@
 """The reply to a call: an envelope that answers it, in the JSON-RPC response to its request (docs/wire.md §1.5)."""
 
 import json
+import unicodedata
 from typing import Any, Final
 
 from asap_core.testing.planted.envelopes import written_timestamp
@@ -31,6 +32,10 @@ def result_of(asked: dict[str, Any], last: dict[str, Any] | None, broken: Breaks
         return json.loads(text.encode("ascii", "replace"))
     if broken("replies.result_numbers"):
         return json.loads(text, parse_int=float)
+    if broken("replies.result_normalised"):
+        return json.loads(unicodedata.normalize("NFC", text))
+    if broken("replies.result_prototype"):
+        return {key: value for key, value in asked.items() if key != "__proto__"}
     if broken("replies.result_nulls"):
         return {key: value for key, value in asked.items() if value is not None}
     return asked
