@@ -15,6 +15,7 @@ from asap_core.client.breaker import BreakerPolicy
 from asap_core.client.delivery import RetryPolicy
 from asap_core.server.wellknown import publish
 from tests.clients import make_client
+from tests.live.skipped_time import backend, skip_time, stop_time
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -25,14 +26,21 @@ ALONE = 100
 """How many requests one host may hold."""
 
 
+@pytest.fixture(params=["trio", "asyncio"])
+def anyio_backend(request) -> Any:
+    return backend(request.param)
+
+
 class Host:
-    """Answers GETs at once, and everything else never; knows how many are connected."""
+    """Answers GETs at once, and everything else never; knows how many are connected, and were sent elsewhere."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.manifest = echo_manifest(ECHO_ID, self.url)
         self.connected = 0
         self.silent = False
+        self.redirects = anyio.Event()
+        self.redirected = 0
 
     async def serve(self, stream) -> None:
         self.connected += 1
@@ -41,7 +49,8 @@ class Host:
                 while True:
                     head = await stream.receive()
                     if head.startswith(b"GET /from"):
-                        await anyio.sleep(0.5)
+                        await self.redirects.wait()
+                        self.redirected += 1
                         await stream.send(b"HTTP/1.1 302 X\r\nlocation: /to\r\ncontent-length: 0\r\n\r\n")
                         continue
                     if head.startswith(b"GET /to"):
@@ -84,8 +93,8 @@ async def hold(ours: AgentClient, host: Host, ends: list[Exception] | None = Non
 
 async def until(true) -> None:
     with anyio.fail_after(SECONDS / 2):
-        while not true():  # noqa: ASYNC110 - nobody tells
-            await anyio.sleep(0.01)
+        while not true():
+            await anyio.lowlevel.checkpoint()
 
 
 class TestConnections:
@@ -111,9 +120,12 @@ class TestConnections:
 
     async def test_a_request_without_a_connection_is_reported_as_not_sent(self) -> None:
         ends: list[Exception] = []
+        stop_time()  # so that all time out together: else the last may be given the connections of the first
         async with hosts(1) as (busy,), client(timeout=10.0) as ours, anyio.create_task_group() as group:
-            for _ in range(110):
+            for _ in range(ALONE + 10):
                 group.start_soon(hold, ours, busy, ends)
+            await until(lambda: busy.connected == ALONE)
+            skip_time()
         sent = [error for error in ends if isinstance(error, Unreachable) and error.sent]
         unsent = [error for error in ends if isinstance(error, Unreachable) and not error.sent]
         assert (len(sent), len(unsent)) == (ALONE, 10)
@@ -129,9 +141,14 @@ class TestConnections:
                 await ours.get_document(f"{busy.url}/from/{number}")
             ends.append(raised.value)
 
+        stop_time()
         async with hosts(1) as (busy,), client(timeout=10.0, redirects=1) as ours, anyio.create_task_group() as group:
             for number in range(ALONE + 10):
                 group.start_soon(follow, number)
+            await until(lambda: busy.connected == ALONE)
+            busy.redirects.set()
+            await until(lambda: busy.redirected == ALONE + 10)
+            skip_time()
         assert [type(error) for error in ends].count(TimedOut) == ALONE
         assert sum(error.crowded for error in ends) == 10, "that they can't connect is no fault of the host's"
 
