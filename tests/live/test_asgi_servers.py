@@ -164,6 +164,7 @@ def conforms(server: str, *, only: Iterable[str] = (), without: Iterable[str] = 
     assert len(found["skipped"]) <= len(results) / 10, [each["id"] for each in found["skipped"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", SERVERS)
 def test_the_laws_are_kept_that_no_server_decides(server: str) -> None:
     conforms(server, without=GROUPS_OF_THE_SERVER)
