@@ -69,6 +69,7 @@ WITHOUT_FRESH_IDS = {"envelope.types_of_fields", "envelope.ids_are_bounded_and_p
 SLOW = [word for group in ("connections", "heads", "bodies", "limits", "http") for word in ("--except", group)]
 
 
+@pytest.mark.long
 def test_all_lines_of_the_sloppy_agents_failures_reproduce_the_answers(tmp_path, monkeypatch) -> None:
     """Of most laws: status and shape of the body are those of the report."""
     command = [sys.executable, str(ROOT / "docs/examples/sloppy_agent.py"), "0"]
