@@ -11,7 +11,14 @@ from attrs import frozen
 
 from asap_adapters.cli.command import choice, command, flag, nested, option, repeated
 from asap_adapters.cli.failures import UserError
-from asap_adapters.cli.live_agent import EXIT_UNREACHABLE, LIVE_AGENT_RULES, LiveAgentOptions, lacks_token, seed
+from asap_adapters.cli.live_agent import (
+    EXIT_UNREACHABLE,
+    LIVE_AGENT_RULES,
+    LiveAgentOptions,
+    lacks_token,
+    seed,
+    usable,
+)
 from asap_adapters.cli.options import json_option
 from asap_adapters.cli.output import complain, print_json, say
 from asap_adapters.conform.hooks import HookCommand, hook_command
@@ -82,7 +89,8 @@ def _expected(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     try:
-        return expected_failures(path.read_text("utf-8"))
+        with usable(path):
+            return expected_failures(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: {error}", usage=True) from None
 
@@ -115,9 +123,11 @@ def _show(report: Report, expected: frozenset[str], options: ConformOptions) -> 
             say(line)
     if options.html is not None:
         note = f"{report.url}, profile {report.profile}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
-        options.html.write_text(html_report([NamedRun(report.agent, found)], note=note), "utf-8")
+        with usable(options.html):
+            options.html.write_text(html_report([NamedRun(report.agent, found)], note=note), "utf-8")
     if options.junit is not None:
-        options.junit.write_text(junit_report(found, expected), "utf-8")
+        with usable(options.junit):
+            options.junit.write_text(junit_report(found, expected), "utf-8")
     known, stale = sorted(expected & failed), sorted(expected & kept)
     if known:
         complain(f"expected to fail, and did: {', '.join(known)}")

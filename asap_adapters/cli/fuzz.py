@@ -17,6 +17,7 @@ from asap_adapters.cli.live_agent import (
     LiveAgentOptions,
     lacks_token,
     seed,
+    usable,
 )
 from asap_adapters.cli.options import whole_number
 from asap_adapters.cli.output import complain, say
@@ -88,7 +89,8 @@ def _fuzz(options: FuzzOptions) -> int:
     for line in _finding_lines(run.finding, options.agent.url):
         say(line)
     if options.test is not None:
-        options.test.write_text(run.finding.test, "utf-8")
+        with usable(options.test):
+            options.test.write_text(run.finding.test, "utf-8")
     return EXIT_UNREACHABLE if gone else 1
 
 

@@ -1,7 +1,9 @@
 """Options of the commands that test a live agent: where it is, who calls it, and what it may be asked to do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
 from attrs import frozen
@@ -22,6 +24,18 @@ EXIT_UNREACHABLE: Final = 3
 """The exit code if there's no agent."""
 MOST_SEED: Final = 2**32 - 1
 _FEATURES: Final = tuple(sorted(need.name.lower() for need in ASSUMED))
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """A block in which a file that can't be read or written is an error of the command line.
+
+    The exit code 1, which it would have otherwise, says something of the agent.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}", usage=True) from None
 
 
 def seed(text: str) -> int:

@@ -167,6 +167,16 @@ def test_an_id_that_no_law_has_is_no_expected_failure(tmp_path, unused_port) -> 
     assert (shown.returncode, "no law has the id http.nosuch" in shown.stderr) == (2, True)
 
 
+def test_a_file_that_cannot_be_used_says_nothing_of_the_agent(
+    served: Serve,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    url, _ = served("--rate-limit", "off")
+    for option in ("--expected-failures", "--html", "--junit"):
+        shown = asap("conform", url, "--only", "http.head", option, tmp_path / "nowhere" / "file")
+        assert (shown.returncode, shown.stderr.endswith("file: No such file or directory\n")) == (2, True)
+
+
 def test_an_expected_failure_that_is_kept_is_an_error_and_one_that_is_not_tried_is_none(
     served: Serve,  # noqa: F811
     tmp_path: Path,
